@@ -1,0 +1,26 @@
+"""The API without ComfyUI: `python -m comfyui_tryon`."""
+
+import logging
+import sys
+
+from aiohttp import web
+
+from .engine import current
+from .server import Server
+from .settings import SettingsError, settings
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        chosen = settings()
+    except SettingsError as error:
+        sys.exit(str(error))
+    logging.info("No ComfyUI here: the embedded engine serves the same API, without the web page and other nodes.")
+    app = web.Application()
+    Server(chosen, current()).attach(app)
+    web.run_app(app, host=chosen.listen.split(","), port=chosen.port, access_log=None, print=None, handle_signals=False)
+
+
+if __name__ == "__main__":
+    main()

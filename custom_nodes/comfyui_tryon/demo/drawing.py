@@ -1,0 +1,652 @@
+"""Drawn people and garments: the demo's photographs, and what its small models are trained on.
+
+Everything is a function of the seed. Shapes are laid out in units of 1/300 of the picture's width (the picture is 300 x 400
+units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same picture at every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+SUPERSAMPLING = 2
+CLOTH_TYPES = ("upper", "lower", "overall")
+BACKGROUND, HAIR, UPPER, SKIRT, PANTS, DRESS, FACE = 0, 2, 4, 5, 6, 7, 11
+LABELS = {"top": UPPER, "pants": PANTS, "skirt": SKIRT, "dress": DRESS}
+SHOES, LEGS, ARMS = (10, 9), (13, 12), (15, 14)  # right, left of the person: left and right side of the picture
+
+NECK, SHOULDER, ARMPIT, WAIST, HIP, CROTCH, KNEE, ANKLE = 90.0, 101.0, 123.0, 152.0, 184.0, 200.0, 278.0, 356.0
+
+Colour = tuple[int, int, int]
+Fill = Colour | Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+FABRICS: tuple[Colour, ...] = (
+    (206, 38, 44), (232, 98, 36), (244, 190, 42), (250, 226, 120), (128, 176, 52), (36, 128, 70), (22, 128, 132),
+    (96, 196, 204), (54, 120, 210), (30, 50, 118), (104, 62, 160), (176, 120, 206), (224, 74, 142), (246, 172, 194),
+    (122, 30, 52), (120, 78, 48), (206, 172, 128), (244, 240, 230), (150, 154, 162), (44, 44, 50),
+)
+SKINS: tuple[Colour, ...] = ((250, 220, 198), (236, 192, 160), (212, 162, 124), (172, 118, 80), (128, 82, 54), (90, 58, 42))
+HAIRS: tuple[Colour, ...] = (
+    (34, 28, 28), (66, 42, 30), (110, 68, 38), (160, 112, 58), (222, 186, 116), (158, 64, 36), (150, 148, 150), (88, 54, 96),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One try-on with its truth. RGB pictures of one size, and two L pictures of the same size.
+
+    person: somebody wearing something; garment: another garment flat on white; worn: the same person wearing `garment`.
+    mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of `person`.
+    dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall".
+    """
+
+    person: Image.Image
+    garment: Image.Image
+    worn: Image.Image
+    mask: Image.Image
+    labels: Image.Image
+    dressed: Image.Image
+    cloth_type: str
+
+
+@dataclass(frozen=True)
+class Body:
+    """Half widths in units, the arms' angles in radians from hanging down (shoulder, elbow; right then left), looks."""
+
+    shoulder: float = 38.0
+    waist: float = 29.0
+    hip: float = 35.0
+    arm: float = 8.5
+    leg: float = 17.0
+    arms: tuple[tuple[float, float], tuple[float, float]] = ((0.55, 0.0), (0.55, 0.0))
+    stance: float = 6.0
+    nod: float = 0.0
+    skin: Colour = SKINS[1]
+    hair: Colour = HAIRS[1]
+    hair_style: str = "short"
+    shoes: Colour = (40, 40, 44)
+
+    def arm_joints(self, side: int) -> np.ndarray:
+        """Shoulder, elbow and wrist of side -1 (picture's left) or 1 as (3, 2)."""
+        upper, bend = self.arms[(side + 1) // 2]
+        start = np.array([side * (self.shoulder - self.arm), SHOULDER + self.arm])
+        elbow = start + 48 * np.array([side * np.sin(upper), np.cos(upper)])
+        return np.array([start, elbow, elbow + 44 * np.array([side * np.sin(upper + bend), np.cos(upper + bend)])])
+
+    def leg_joints(self, side: int) -> np.ndarray:
+        """Hip joint, knee and ankle of side -1 or 1 as (3, 2)."""
+        x = self.hip * 0.5
+        return np.array([[side * x, HIP], [side * (x + self.stance * 0.5), KNEE], [side * (x + self.stance), ANKLE]])
+
+
+@dataclass(frozen=True)
+class Garment:
+    """What one garment is, whoever wears it. kind: "top", "pants", "skirt" or "dress"; lengths as fractions of the limb."""
+
+    kind: str
+    colours: tuple[Colour, Colour, Colour]
+    pattern: str
+    period: float
+    angle: float
+    sleeve: float
+    sleeve_colour: int
+    neckline: str
+    hem: float
+    ease: float
+    flare: float
+
+
+class Camera:
+    """Units to pixels: scale, tilt about a centre."""
+
+    def __init__(self, width: int, height: int, scale: float = 1.0, tilt: float = 0.0, centre: tuple[float, float] = (0, 200)):
+        self.size = (width, height)
+        self.scale = float(scale) * width / 300
+        self.turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+        self.centre = np.array(centre)
+        self.offset = np.array([width / 2, height / 2])
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        return (points - self.centre) @ self.turn.T * self.scale + self.offset
+
+    def units(self, box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        y, x = np.mgrid[box[1] : box[3], box[0] : box[2]].astype(np.float32)
+        points = (np.stack([x, y], -1) + 0.5 - self.offset) / self.scale @ self.turn + self.centre
+        return points[..., 0], points[..., 1]
+
+
+class Canvas:
+    """A picture and its label map, painted in layers through one camera."""
+
+    def __init__(self, camera: Camera, background: Image.Image):
+        self.camera = camera
+        self.rgb = background
+        self.labels = Image.new("L", camera.size, BACKGROUND)
+
+    def shape(self, *polygons: np.ndarray, holes: tuple[np.ndarray, ...] = ()) -> Image.Image:
+        mask = Image.new("L", self.camera.size)
+        draw = ImageDraw.Draw(mask)
+        for fill, group in ((255, polygons), (0, holes)):
+            for polygon in group:
+                draw.polygon([tuple(p) for p in self.camera.pixels(polygon)], fill=fill)
+        return mask
+
+    def blur(self, mask: Image.Image, units: float) -> Image.Image:
+        return mask.filter(ImageFilter.GaussianBlur(float(units * self.camera.scale)))
+
+    def strokes(self, lines: list[np.ndarray], width: float) -> Image.Image:
+        mask = Image.new("L", self.camera.size)
+        draw = ImageDraw.Draw(mask)
+        for line in lines:
+            draw.line([tuple(p) for p in self.camera.pixels(line)], fill=255, width=max(1, round(width * self.camera.scale)))
+        return mask
+
+    def paint(
+        self,
+        mask: Image.Image,
+        fill: Fill,
+        label: int | None = None,
+        relief: float = 0.0,
+        folds: list | None = None,
+        solid: Image.Image | None = None,
+    ) -> None:
+        """Cover `mask` with `fill`. relief (0 to 1) darkens towards the edges of `solid`, by default the mask's own; folds
+        are lines of shade."""
+        box = mask.getbbox()
+        if box is None:
+            return
+        part = mask.crop(box)
+        if callable(fill):
+            colour = fill(*self.camera.units(box)).astype(np.float32)
+        else:
+            colour = np.broadcast_to(np.float32(fill), (part.height, part.width, 3))
+        if relief:
+            reach = round(12 * self.camera.scale)
+            around = (solid or mask).crop((box[0] - reach, box[1] - reach, box[2] + reach, box[3] + reach))
+            inside = (reach, reach, reach + part.width, reach + part.height)
+            inner = np.asarray(self.blur(around, 5).crop(inside), np.float32) / 255
+            lit = self.blur(ImageChops.offset(around, round(4 * self.camera.scale), 0), 9).crop(inside)
+            lit = np.asarray(lit, np.float32) / 255
+            colour = colour * (1 - relief * (1 - np.clip(2 * inner - 1, 0, 1)) - relief * 0.7 * (1 - lit))[..., None]
+        if folds:
+            shade = np.asarray(self.blur(self.strokes(folds, 3), 1.6).crop(box), np.float32) / 255
+            colour = colour * (1 - 0.3 * shade)[..., None]
+        layer = Image.fromarray(np.clip(colour, 0, 255).astype(np.uint8))
+        self.rgb.paste(layer, box[:2], part)
+        if label is not None:
+            self.labels.paste(label, box[:2], part)
+
+
+def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
+    """The try-on that `seed` stands for, `width` x `height` pixels (3:4 looks best)."""
+    rng = np.random.default_rng(seed)
+    cloth_type = CLOTH_TYPES[rng.choice(3, p=[0.6, 0.2, 0.2])]
+    body = _body(rng)
+    top, bottom, dress = _garment(rng, "top"), _garment(rng, "pants" if rng.random() < 0.6 else "skirt"), _garment(rng, "dress")
+    wears_dress = cloth_type == "overall" and rng.random() < 0.3
+    before = [dress] if wears_dress else [bottom, top]
+    garment = _garment(rng, {"upper": "top", "overall": "dress"}.get(cloth_type, "pants" if rng.random() < 0.5 else "skirt"))
+    after = {"upper": [bottom, garment], "lower": [garment, top], "overall": [garment]}[cloth_type]
+
+    size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
+    if cloth_type == "upper":
+        zoom, centre = rng.uniform(1.35, 1.75), (rng.uniform(-10, 10), rng.uniform(130, 145))
+    else:
+        zoom, centre = rng.uniform(1.0, 1.1), (rng.uniform(-14, 14), rng.uniform(200, 206))
+    camera = Camera(*size, zoom, rng.uniform(-0.05, 0.05), centre)
+    background = _background(rng, *size)
+    fold_seed, mask_seed = rng.integers(2**32, size=2)
+
+    person, protected = _dressed(Canvas(camera, background.copy()), body, before, fold_seed)
+    worn, _ = _dressed(Canvas(camera, background), body, after, fold_seed)
+    mask = _agnostic(np.random.default_rng(mask_seed), person, body, cloth_type, protected).reduce(SUPERSAMPLING)
+    mask = mask.point(lambda value: 255 * (value > 0))
+    label = LABELS[garment.kind]
+    dressed = worn.labels.resize((width, height), Image.Resampling.NEAREST).point(lambda value: 255 * (value == label))
+    before_picture, after_picture = person.rgb.reduce(SUPERSAMPLING), worn.rgb.reduce(SUPERSAMPLING)
+    return Pair(
+        person=before_picture,
+        garment=_flat(garment, *size).reduce(SUPERSAMPLING),
+        worn=Image.composite(after_picture, before_picture, mask),
+        mask=mask,
+        labels=person.labels.resize((width, height), Image.Resampling.NEAREST),
+        dressed=ImageChops.multiply(dressed, mask),
+        cloth_type=cloth_type,
+    )
+
+
+# What there is to draw
+
+
+def _body(rng: np.random.Generator) -> Body:
+    build = rng.uniform(0.88, 1.14)
+    if rng.random() < 0.2:
+        arms = ((rng.uniform(0.6, 0.75), -1.5), (rng.uniform(0.1, 0.3), rng.uniform(-0.1, 0.1)))
+    elif rng.random() < 0.25:
+        arms = ((rng.uniform(0.6, 0.75), -1.5), (rng.uniform(0.6, 0.75), -1.5))
+    else:
+        arms = tuple((rng.uniform(0.08, 0.42), rng.uniform(-0.3, 0.25)) for _ in range(2))
+    shade = rng.uniform(0.94, 1.04)
+    skin = SKINS[rng.integers(len(SKINS))]
+    return Body(
+        shoulder=38 * build * rng.uniform(0.93, 1.07),
+        waist=28 * build * rng.uniform(0.9, 1.12),
+        hip=35 * build * rng.uniform(0.94, 1.08),
+        arm=8.5 * build,
+        leg=16.5 * build,
+        arms=arms if rng.random() < 0.5 else arms[::-1],
+        stance=rng.uniform(0, 16),
+        nod=rng.uniform(-3, 3),
+        skin=tuple(int(min(255, c * shade)) for c in skin),
+        hair=HAIRS[rng.integers(len(HAIRS))],
+        hair_style=str(rng.choice(["short", "short", "bob", "long", "long", "bun", "bald", "curly"])),
+        shoes=FABRICS[rng.integers(len(FABRICS))],
+    )
+
+
+def _garment(rng: np.random.Generator, kind: str) -> Garment:
+    first, second, third = rng.choice(len(FABRICS), 3, replace=False)
+    colours = tuple(tuple(int(c) for c in np.clip(np.add(FABRICS[i], rng.integers(-14, 15, 3)), 8, 250)) for i in (first, second, third))
+    patterns = ["solid", "solid", "stripes", "checks", "dots", "gradient", "block", "logo"]
+    return Garment(
+        kind=kind,
+        colours=colours,
+        pattern=str(rng.choice(patterns[:6] if kind in ("pants", "skirt") else patterns)),
+        period=rng.uniform(15, 26),
+        angle=float(rng.choice([0, 0, np.pi / 2, np.pi / 4])),
+        sleeve=float(rng.choice([0.0, 0.26, 0.34, 0.55, 0.94, 0.94] if kind == "top" else [0.0, 0.0, 0.28, 0.94])),
+        sleeve_colour=int(rng.choice([0, 0, 0, 1])),
+        neckline=str(rng.choice(["crew", "vee", "scoop", "boat", "collar"])),
+        hem=rng.uniform(0, 1) if kind != "pants" else float(rng.choice([0.3, 0.95, 0.95])),
+        ease=rng.uniform(1, 7),
+        flare=rng.uniform(0, 1),
+    )
+
+
+def _weave(garment: Garment, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The fabric's colour at (u, v) units across and along the cloth, as (..., 3)."""
+    main, second = (np.float32(c) for c in garment.colours[:2])
+    along = (u * np.sin(garment.angle) + v * np.cos(garment.angle)) / garment.period
+    if garment.pattern == "stripes":
+        share = (np.mod(along, 1) < 0.38) * 1.0
+    elif garment.pattern == "checks":
+        share = 0.4 * (np.mod(u / garment.period, 1) < 0.45) + 0.4 * (np.mod(v / garment.period, 1) < 0.45)
+    elif garment.pattern == "dots":
+        row = np.floor(v / garment.period)
+        du = np.mod(u / garment.period + 0.5 * np.mod(row, 2), 1) - 0.5
+        share = (du**2 + (np.mod(v / garment.period, 1) - 0.5) ** 2 < 0.075) * 1.0
+    elif garment.pattern == "gradient":
+        share = np.clip((v - 20) / (90 if garment.kind == "top" else 220), 0, 1) * 0.8
+    elif garment.pattern == "block":
+        share = (v > (62 if garment.kind == "top" else 56)) * 1.0
+    elif garment.pattern == "logo":
+        v = v - 40
+        share = ((u**2 + v**2 < 190) if garment.angle == 0 else (np.maximum(abs(u), abs(v)) < 12)) * 1.0
+        share = share * ~((abs(u) < 4) & (abs(v) < 8))
+    else:
+        share = np.zeros_like(u)
+    return main + (second - main) * share[..., None]
+
+
+# Shapes
+
+
+def _curve(points: list[tuple[float, float]], steps: int = 8) -> np.ndarray:
+    """A Catmull-Rom spline through (n, 2) points."""
+    p = np.array([points[0], *points, points[-1]], np.float64)
+    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
+    spans = [
+        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:])
+    ]
+    return np.concatenate([*spans, p[-1:]])
+
+
+def _symmetric(side: np.ndarray) -> np.ndarray:
+    return np.concatenate([side, side[::-1] * (-1, 1)])
+
+
+def _oval(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 2 * np.pi) -> np.ndarray:
+    angle = np.linspace(start, end, 36)
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], -1)
+
+
+def _limb(joints: np.ndarray, widths: tuple[float, float, float], until: float = 1.0) -> np.ndarray:
+    """The outline of a limb of three joints with half widths there, from its round start to the fraction `until`."""
+    s = np.linspace(0, 2 * until, 28)
+    line = np.stack([np.interp(s, [0, 1, 2], joints[:, i]) for i in (0, 1)], -1)
+    smooth = line.copy()
+    for _ in range(3):
+        smooth[1:-1] = (smooth[:-2] + smooth[1:-1] * 2 + smooth[2:]) / 4
+    along = np.gradient(smooth, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    across = along[:, ::-1] * (1, -1) * np.interp(s, [0, 1, 2], widths)[:, None]
+    angle = np.linspace(0, np.pi, 12)[:, None]
+    cap = smooth[0] - across[0] * np.cos(angle) - along[0] * widths[0] * np.sin(angle)
+    return np.concatenate([smooth + across, (smooth - across)[::-1], cap])
+
+
+def _skirt_side(body: Body, garment: Garment) -> list[tuple[float, float]]:
+    hem = 228 + 92 * garment.hem
+    return [
+        (body.waist + 1.5, WAIST - 4), (body.hip + 3 + 4 * garment.flare, HIP - 4),
+        (body.hip + 4 + 24 * garment.flare * (hem - HIP) / 130, hem),
+    ]
+
+
+def _trunk(body: Body, garment: Garment) -> np.ndarray:
+    """A top's or dress's body without sleeves, closed at the neck."""
+    edge = 0.78 if garment.sleeve == 0 else 1.0
+    shoulders = [(9.0, NECK - 1.5), (body.shoulder * edge, SHOULDER - 1)]
+    armpit = (body.shoulder - (5 if garment.sleeve == 0 else 3) + garment.ease * 0.5, ARMPIT)
+    if garment.kind == "dress":
+        lower = [armpit, *_skirt_side(body, garment)]
+    else:
+        lower = [armpit, (body.waist + garment.ease + 2, WAIST), (body.hip + garment.ease, HIP - 8 + 22 * garment.hem)]
+    return _symmetric(np.concatenate([np.array(shoulders), _curve(lower)]))
+
+
+def _neck_opening(garment: Garment) -> np.ndarray:
+    y = NECK - 4
+    if garment.neckline == "vee":
+        return np.array([(-13, y - 4), (13, y - 4), (0, y + 32)], np.float64)
+    rx, ry = {"scoop": (16, 24), "boat": (24, 10), "crew": (13, 12), "collar": (11, 10)}[garment.neckline]
+    return _oval(0, y, rx, ry)
+
+
+# Painting
+
+
+def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.Generator, flat: bool) -> None:
+    """Paint the trunk, skirt or trousers of a garment; sleeves come with the arms."""
+    label = LABELS[garment.kind]
+    relief = 0.12 if flat else 0.3
+    ratio = 36 / body.hip
+    top = SHOULDER if garment.kind in ("top", "dress") else WAIST - 6
+
+    def cloth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return _weave(garment, x * ratio, y - top)
+
+    trim = tuple(int(c * 0.72) for c in garment.colours[2 if garment.sleeve_colour else 0])
+    if garment.kind in ("top", "dress"):
+        opening = _neck_opening(garment)
+        if flat:
+            back = ImageChops.multiply(canvas.shape(opening), canvas.shape(_trunk(body, garment)))
+            canvas.paint(back, tuple(int(c * 0.5) for c in garment.colours[0]), label)
+        shape = canvas.shape(_trunk(body, garment), holes=(opening,))
+        canvas.paint(shape, cloth, label, relief, _folds(body, garment, rng, flat))
+        band = ImageChops.multiply(canvas.strokes([np.concatenate([opening, opening[:2]])], 4.5), shape)
+        canvas.paint(band, trim, label)
+        if garment.neckline == "collar":
+            for side in (-1, 1):
+                leaf = np.array([(0, NECK + 5), (side * 9, NECK - 8), (side * 18, NECK), (side * 9, NECK + 17)], np.float64)
+                canvas.paint(canvas.shape(leaf), trim, label, 0.1)
+    elif garment.kind == "skirt":
+        side = np.concatenate([[(0, WAIST - 4)], _curve(_skirt_side(body, garment))])
+        canvas.paint(canvas.shape(_symmetric(side)), cloth, label, relief, _folds(body, garment, rng, flat))
+    else:
+        wide = body.leg + 1 + garment.ease * 0.6
+        widths = (wide, wide * (0.72 + 0.12 * garment.flare), wide * (0.5 + 0.3 * garment.flare))
+        legs = [_limb(body.leg_joints(side), widths, garment.hem) for side in (-1, 1)]
+        seat = _curve([(body.waist + 1.5, WAIST - 4), (body.hip + 1 + garment.ease * 0.4, HIP - 4), (body.hip * 0.5 + wide, HIP + 4)])
+        seat = _symmetric(np.concatenate([seat, [(3, CROTCH + 6)]]))
+        shape = canvas.shape(*legs, seat)
+        canvas.paint(shape, cloth, label, relief, _folds(body, garment, rng, flat) + [np.array([(0, HIP), (0, CROTCH + 12)])])
+    if garment.kind in ("skirt", "pants"):
+        band = _symmetric(np.array([(0, WAIST - 5), (body.waist + 2, WAIST - 5), (body.waist + 3, WAIST + 1), (0, WAIST + 1)]))
+        canvas.paint(canvas.shape(band), trim, label)
+
+
+def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat: bool) -> None:
+    if garment.sleeve == 0:
+        return
+    joints = body.arm_joints(side)
+    wide = body.arm + 3 + garment.ease * 0.6
+    long = garment.sleeve > 0.6
+    widths = (wide + 1, wide * 0.92, wide * 0.72) if long else (wide + 1, wide + 0.5, wide)
+    label = LABELS[garment.kind]
+    plain = tuple(garment.colours[1]) if garment.sleeve_colour else None
+
+    def cloth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        points = np.stack([x, y], -1)
+        axis = (joints[1] - joints[0]) / 48
+        along, across = (points - joints[0]) @ axis, (points - joints[0]) @ (axis[::-1] * (1, -1))
+        bend = (joints[2] - joints[1]) / 44
+        lower = along > 48
+        along = np.where(lower, 48 + (points - joints[1]) @ bend, along)
+        across = np.where(lower, (points - joints[1]) @ (bend[::-1] * (1, -1)), across)
+        if garment.pattern in ("logo", "block"):
+            return np.broadcast_to(np.float32(garment.colours[0]), (*x.shape, 3))
+        return _weave(garment, across, along)
+
+    folds = [] if flat or not long else [joints[1] + np.array([(-side * 7.0, -3), (side * 3.0, 3)])]
+    shape = canvas.shape(_limb(joints, widths, garment.sleeve))
+    solid = ImageChops.lighter(shape, canvas.shape(_trunk(body, garment)))
+    canvas.paint(shape, plain or cloth, label, 0.12 if flat else 0.3, folds, solid)
+
+
+def _folds(body: Body, garment: Garment, rng: np.random.Generator, flat: bool) -> list[np.ndarray]:
+    if flat:
+        return []
+    if garment.kind in ("skirt", "dress"):
+        hem = 228 + 92 * garment.hem
+        starts = rng.uniform(-0.75, 0.75, 4)
+        reach = body.hip + 22 * garment.flare
+        return [np.array([(x * body.hip, WAIST + rng.uniform(10, 50)), (x * reach, hem - rng.uniform(2, 10))]) for x in starts]
+    if garment.kind == "pants":
+        knees = [body.leg_joints(side)[1] + (0, rng.uniform(-10, 6)) for side in (-1, 1)] if garment.hem > 0.5 else []
+        return [np.array([knee + (-9, -2), knee + (4, 3)]) for knee in knees]
+    lines = []
+    for side in (-1, 1):
+        y = rng.uniform(WAIST - 18, WAIST + 8)
+        lines.append(_curve([(side * (body.waist + 2), y), (side * body.waist * 0.55, y + rng.uniform(3, 8)), (side * 6, y + rng.uniform(2, 14))]))
+        lines.append(_curve([(side * (body.shoulder - 6), ARMPIT), (side * (body.shoulder - 15), ARMPIT + rng.uniform(8, 18))]))
+    return lines
+
+
+def _dressed(canvas: Canvas, body: Body, garments: list[Garment], fold_seed: int) -> tuple[Canvas, Image.Image]:
+    """Paint a person into the canvas; returns it and the mask of face, hair, hands and shoes."""
+    rng = np.random.default_rng(fold_seed)
+    protected = []
+    for side in (-1, 1):
+        legs = _limb(body.leg_joints(side), (body.leg, body.leg * 0.66, body.leg * 0.4))
+        canvas.paint(canvas.shape(legs), body.skin, LEGS[(side + 1) // 2], 0.22)
+        x, y = body.leg_joints(side)[2]
+        shoe = _curve([(x - side * 6, y - 5), (x - side * 8, y + 10), (x + side * 4, y + 12), (x + side * 17, y + 11), (x + side * 12, y + 3), (x + side * 6, y - 5)])
+        protected.append(canvas.shape(shoe))
+        canvas.paint(protected[-1], body.shoes, SHOES[(side + 1) // 2], 0.25)
+    torso = _curve([(9, NECK + 1), (body.shoulder - 4, SHOULDER), (body.shoulder - 4, ARMPIT), (body.waist, WAIST), (body.hip, HIP), (body.hip * 0.5, CROTCH)])
+    canvas.paint(canvas.shape(_symmetric(torso)), body.skin, FACE, 0.2)
+    neck = np.array([(-8.5, 72), (8.5, 72), (9.5, NECK + 6), (-9.5, NECK + 6)], np.float64)
+    canvas.paint(canvas.shape(neck), tuple(int(c * 0.9) for c in body.skin), FACE)
+    for garment in garments:
+        _paint_garment(canvas, body, garment, rng, flat=False)
+    for side in (-1, 1):
+        joints = body.arm_joints(side)
+        arm = _limb(joints, (body.arm, body.arm * 0.85, body.arm * 0.62))
+        figure = canvas.labels.point(lambda value: 255 * (value > 0))
+        shadow = ImageChops.multiply(canvas.blur(canvas.shape(arm), 3.5), figure)
+        canvas.paint(shadow.point(lambda value: value // 3), (20, 16, 24))
+        canvas.paint(canvas.shape(arm), body.skin, ARMS[(side + 1) // 2], 0.22)
+        _paint_sleeve(canvas, body, garments[-1], side, flat=False)
+        forearm = (joints[2] - joints[1]) / 44
+        palm = joints[2] + forearm * 6
+        thumb = palm + np.array([-side * 5.0, -1])
+        protected.append(canvas.shape(_oval(*palm, 6.4, 8.5), _oval(*thumb, 2.6, 5)))
+        canvas.paint(protected[-1], body.skin, ARMS[(side + 1) // 2], 0.15)
+    protected.extend(_paint_head(canvas, body))
+    union = protected[0]
+    for part in protected[1:]:
+        union = ImageChops.lighter(union, part)
+    return canvas, union
+
+
+def _paint_head(canvas: Canvas, body: Body) -> list[Image.Image]:
+    x, y = body.nod, 60.0
+    style, skin, hair = body.hair_style, body.skin, body.hair
+    dark = tuple(int(c * 0.8) for c in skin)
+    ears = canvas.shape(_oval(x - 18.5, y + 3, 4, 6), _oval(x + 18.5, y + 3, 4, 6))
+    head = canvas.shape(_oval(x, y, 18.5, 23.5))
+    canvas.paint(ears, dark, FACE)
+    canvas.paint(head, skin, FACE, 0.16)
+    for side in (-1, 1):
+        eye = x + side * 7.5
+        canvas.paint(canvas.shape(_oval(eye, y + 1, 3.6, 2.6)), (250, 250, 250))
+        canvas.paint(canvas.shape(_oval(eye, y + 1.2, 2.1, 2.4)), (52, 40, 36))
+        canvas.paint(canvas.strokes([_oval(eye, y - 3, 5, 3, np.pi * 1.2, np.pi * 1.8)], 1.4), tuple(int(c * 0.7) for c in hair))
+        canvas.paint(canvas.blur(canvas.shape(_oval(x + side * 10, y + 9, 3.5, 2.5)), 1.5), (228, 128, 112))
+    canvas.paint(canvas.strokes([_curve([(x, y + 2), (x + 2, y + 7), (x - 1, y + 8)])], 1.1), tuple(int(c * 0.72) for c in skin))
+    canvas.paint(canvas.strokes([_oval(x, y + 11, 6.5, 4.2, np.pi * 0.15, np.pi * 0.85)], 1.8), (178, 66, 66))
+    parts = [ears, head]
+    if style == "bald":
+        return parts
+    length = {"short": y + 4, "bun": y + 2, "curly": y + 16, "bob": y + 30, "long": y + 66}[style]
+    wide = {"short": 20.5, "bun": 20.0, "curly": 25.0, "bob": 25.0, "long": 25.5}[style]
+    crown = _oval(x, y - 4, wide, 25, np.pi, 2 * np.pi)
+    curtain = _curve([(x + wide, y - 4), (x + wide + 1, (y + length) / 2), (x + wide - 4, length), (x + 12, length - 2), (x + 13, y + 20), (x + 15, y - 4)])
+    outline = np.concatenate([crown, curtain, (curtain * (-1, 1) + (2 * x, 0))[::-1]])
+    shapes = [outline]
+    if style == "bun":
+        shapes.append(_oval(x, y - 33, 10, 9))
+    if style == "curly":
+        angles = np.linspace(np.pi * 0.82, np.pi * 2.18, 11)
+        shapes.extend(_oval(x + 22 * np.cos(a), y - 3 + 23 * np.sin(a), 8, 8) for a in angles)
+    fringe = _oval(x + 1.5, y + 5, 16.5, 18)
+    mask = canvas.shape(*shapes, holes=(fringe, np.array([(x - 13, y + 6), (x + 13, y + 6), (x + 13, 150.0), (x - 13, 150.0)])))
+    canvas.paint(mask, hair, HAIR, 0.2)
+    return [*parts, mask]
+
+
+def _flat(garment: Garment, width: int, height: int) -> Image.Image:
+    """The garment laid flat on white, as large as fits."""
+    body = Body(stance=10.0, leg=16.5)
+    outlines = [_trunk(body, garment)] if garment.kind in ("top", "dress") else []
+    if outlines and garment.sleeve:
+        outlines += [_limb(body.arm_joints(side), (13, 13, 11), garment.sleeve) for side in (-1, 1)]
+    if garment.kind == "skirt":
+        outlines = [_symmetric(np.array(_skirt_side(body, garment)))]
+    if garment.kind == "pants":
+        outlines = [_limb(body.leg_joints(side), (22, 20, 18), garment.hem) for side in (-1, 1)] + [np.array([(0.0, WAIST - 6)])]
+    points = np.concatenate(outlines)
+    low, high = points.min(0), points.max(0)
+    scale = min(250 / (high - low)[0], 340 / (high - low)[1], 2.6)
+    camera = Camera(width, height, scale, centre=tuple((low + high) / 2))
+    canvas = Canvas(camera, Image.new("RGB", (width, height), "white"))
+    rng = np.random.default_rng(0)
+    if garment.kind in ("top", "dress"):
+        for side in (-1, 1):
+            _paint_sleeve(canvas, body, garment, side, flat=True)
+    _paint_garment(canvas, body, garment, rng, flat=True)
+    covered = canvas.labels.point(lambda value: 255 * (value > 0))
+    paper = Canvas(camera, Image.new("RGB", (width, height), "white"))
+    shadow = paper.blur(covered, 2.5 / scale).point(lambda value: value // 3)
+    paper.paint(ImageChops.offset(shadow, 0, round(width / 120)), (120, 120, 130))
+    paper.rgb.paste(canvas.rgb, (0, 0), covered)
+    return paper.rgb
+
+
+def _agnostic(rng: np.random.Generator, person: Canvas, body: Body, cloth_type: str, protected: Image.Image) -> Image.Image:
+    """Where a garment of the type may go: around the body, or its convex hull, sometimes sparing what is worn beside it."""
+    loose = dict(colours=((0, 0, 0),) * 3, pattern="solid", period=9, angle=0, sleeve=0.97, sleeve_colour=0, neckline="crew", ease=8.0, flare=1.0)
+    limbs = [_limb(body.arm_joints(side), (body.arm + 9, body.arm + 8, body.arm + 5)) for side in (-1, 1)]
+    throat = _oval(0, NECK + 6, 22, 30)
+    if cloth_type == "upper":
+        parts = [_trunk(body, Garment(kind="top", hem=1.0, **loose)), *limbs, throat]
+    else:
+        kind = "dress" if cloth_type == "overall" else "skirt"
+        lower = _symmetric(np.concatenate([[(0, WAIST - 8)], _curve(_skirt_side(body, Garment(kind=kind, hem=0.95, **loose)))]))
+        legs = [_limb(body.leg_joints(side), (body.leg + 8, body.leg + 7, body.leg + 5)) for side in (-1, 1)]
+        parts = [lower, *legs]
+        if cloth_type == "overall":
+            parts += [_trunk(body, Garment(kind="dress", hem=1.0, **loose)), *limbs, throat]
+    style = rng.choice(["body", "hull", "spare"])
+    if style != "body":
+        parts.append(_hull(np.concatenate(parts)))
+    mask = person.shape(*parts)
+    margin = rng.uniform(2, 8) * person.camera.scale
+    mask = person.blur(mask, margin / person.camera.scale / 2).point(lambda value: 255 * (value > 24))
+    spared = protected
+    keep = {"upper": [PANTS, SKIRT, *LEGS] if style == "spare" else [], "lower": [*ARMS] + ([UPPER] if style == "spare" else []), "overall": []}
+    for label in keep[cloth_type]:
+        spared = ImageChops.lighter(spared, person.labels.point(lambda value, label=label: 255 * (value == label)))
+    return ImageChops.multiply(mask, ImageChops.invert(spared))
+
+
+def _turn(a: tuple, b: tuple, c: tuple) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _hull(points: np.ndarray) -> np.ndarray:
+    """Convex hull of (n, 2) points by Andrew's monotone chain."""
+    ordered = sorted(map(tuple, points.tolist()))
+    chains = []
+    for sequence in (ordered, ordered[::-1]):
+        chain: list = []
+        for p in sequence:
+            while len(chain) > 1 and _turn(*chain[-2:], p) <= 0:
+                chain.pop()
+            chain.append(p)
+        chains.append(chain[:-1])
+    return np.array(chains[0] + chains[1])
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A room, a studio, a park, a beach or a street, soft enough to stay behind."""
+    camera = Camera(width, height)
+    y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+
+    def blend(top: Colour, bottom: Colour) -> Image.Image:
+        rows = np.float32(top) * (1 - y) + np.float32(bottom) * y
+        return Image.fromarray(np.broadcast_to(rows, (height, width, 3)).astype(np.uint8))
+
+    def pastel() -> Colour:
+        return tuple(int(c) for c in rng.integers(150, 240, 3) * rng.uniform(0.85, 1.0))
+
+    def block(x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+        canvas.paint(canvas.shape(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])), colour)
+
+    scene = rng.choice(["studio", "room", "park", "beach", "street", "lights"])
+    floor = rng.uniform(270, 330)
+    if scene == "studio":
+        tone = pastel()
+        canvas = Canvas(camera, blend(tone, tuple(int(c * 0.86) for c in tone)))
+        canvas.paint(canvas.blur(canvas.shape(_oval(0, 372, 120, 18)), 8), tuple(int(c * 0.68) for c in tone))
+    elif scene == "room":
+        wall = pastel()
+        canvas = Canvas(camera, blend(wall, tuple(int(c * 0.92) for c in wall)))
+        block(-150, floor, 150, 400, tuple(int(c) for c in np.multiply((196, 156, 116), rng.uniform(0.7, 1.05))))
+        block(-150, floor - 8, 150, floor, (240, 238, 232))
+        side = rng.choice([-1, 1])
+        block(*sorted((side * 142, side * 66))[:1], 50, sorted((side * 142, side * 66))[1], 160, (244, 244, 240))
+        block(*sorted((side * 136, side * 72))[:1], 56, sorted((side * 136, side * 72))[1], 154, pastel())
+    elif scene == "park":
+        canvas = Canvas(camera, blend((150, 204, 240), (226, 242, 250)))
+        for x in rng.uniform(-150, 150, 5):
+            r = rng.uniform(28, 50)
+            block(x - 4, floor - 70, x + 4, floor, (122, 90, 62))
+            canvas.paint(canvas.shape(_oval(x, floor - 90, r, r * 1.2)), (int(rng.uniform(70, 120)), int(rng.uniform(140, 176)), 84), None, 0.2)
+        block(-150, floor - 6, 150, 400, (142, 190, 98))
+    elif scene == "beach":
+        canvas = Canvas(camera, blend((120, 192, 236), (222, 240, 246)))
+        block(-150, floor - 90, 150, floor, (64, 158, 192))
+        block(-150, floor, 150, 400, (240, 218, 172))
+        canvas.paint(canvas.shape(_oval(rng.uniform(-110, 110), 50, 20, 20)), (255, 240, 180))
+    elif scene == "street":
+        canvas = Canvas(camera, blend((190, 208, 226), (236, 232, 226)))
+        for x in np.arange(-150, 150, 50):
+            tone, top = pastel(), rng.uniform(30, 150)
+            block(x, top, x + 48, floor, tone)
+            for row in np.arange(top + 14, floor - 20, 34):
+                for column in (x + 9, x + 28):
+                    block(column, row, column + 11, row + 17, tuple(int(c * 0.72) for c in tone))
+        block(-150, floor, 150, 400, (164, 164, 170))
+    else:
+        night = tuple(int(c) for c in rng.integers(30, 90, 3))
+        canvas = Canvas(camera, blend(night, tuple(int(c * 0.6) for c in night)))
+        for _ in range(14):
+            glow = canvas.shape(_oval(rng.uniform(-150, 150), rng.uniform(0, 400), *[rng.uniform(8, 24)] * 2))
+            canvas.paint(glow.point(lambda value: value // 3), pastel())
+    return canvas.rgb if scene == "lights" else canvas.rgb.filter(ImageFilter.GaussianBlur(width / 250))

@@ -1,0 +1,42 @@
+"""Where a request's pictures wait for its nodes: a prompt carries only a token, never a picture."""
+
+import secrets
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Job:
+    """The pictures of one request on their way in and out, uint8 RGB (H, W, 3)."""
+
+    pictures: dict[str, np.ndarray]
+    results: list[np.ndarray] = field(default_factory=list)
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+
+_open: dict[str, Job] = {}
+
+
+@contextmanager
+def opened(job: Job) -> Iterator[Job]:
+    """Makes `job` reachable by its token for the time of the block."""
+    _open[job.token] = job
+    try:
+        yield job
+    finally:
+        del _open[job.token]
+
+
+def find(token: str) -> Job:
+    """The open job with `token`.
+
+    Raises:
+        LookupError: the request has ended.
+    """
+    try:
+        return _open[token]
+    except KeyError:
+        raise LookupError("The request that this prompt belongs to has ended.") from None

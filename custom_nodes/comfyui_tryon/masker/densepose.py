@@ -1,0 +1,308 @@
+"""DensePose R50-FPN s1x (Guler et al., CVPR 2018; model zoo id 165712039, `model_final_162be9.pkl`) in plain PyTorch.
+
+A Faster R-CNN person detector on a ResNet-50 FPN, and a head that labels the pixels of one detected person with body
+parts. Frozen batch norms are folded into the convolutions; modules are named as the weights in the published file, which
+detectron2 wrote. The U and V coordinates are left out.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
+
+from .checkpoints import CheckpointError, as_weights, fold_norms, load_weights, read_array_pickle
+
+_LONGEST = 1024  # pixels of the picture that is parsed
+_SHORT_SIDE, _LONG_SIDE = 800, 1333  # pixels of what the network sees
+_MEAN_BGR = (103.53, 116.28, 123.675)
+_STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's levels p2 to p6
+_RATIOS = (0.5, 1.0, 2.0)  # height to width of an anchor, which covers (8 strides)^2 pixels
+_PROPOSALS = 1000
+_MIN_SCORE = 0.8
+_MAX_PEOPLE = 100
+_LARGEST_LOG_SCALE = float(np.log(1000 / 16))
+_UNUSED = ("roi_heads.densepose_predictor.u_lowres.", "roi_heads.densepose_predictor.v_lowres.")
+
+
+class People(NamedTuple):
+    """Who is in a picture, and the body parts of one of them."""
+
+    boxes: np.ndarray
+    """float32 (N, 4), N >= 1: x0, y0, x1, y1 in pixels of the picture, highest score first."""
+    chosen: int
+    """Index of the person that `labels` is about."""
+    labels: np.ndarray
+    """uint8 (H, W): DensePose's fine body parts, 0 (background) to 24."""
+
+
+class DensePose(nn.Module):
+    """Finds people and labels the body parts of one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = _Fpn()
+        self.proposal_generator = nn.ModuleDict({"rpn_head": _RpnHead()})
+        self.roi_heads = _RoiHeads()
+
+    @classmethod
+    def load(cls, file: Path, dtype: torch.dtype) -> "DensePose":
+        """The network with the weights of the published `model_final_162be9.pkl`.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, unsafe or of another network.
+        """
+        saved = read_array_pickle(file)
+        if not isinstance(saved, dict) or "model" not in saved:
+            raise CheckpointError(f"{file} is no DensePose checkpoint: it has no 'model'. Download the published file.")
+        weights = {name: value for name, value in saved["model"].items() if not name.startswith(_UNUSED)}
+        with torch.device("meta"):
+            network = cls()
+        weights = fold_norms(as_weights(weights, file), lambda norm: norm.removesuffix(".norm"), file)
+        load_weights(network, weights, file, dtype)
+        return network.eval()
+
+    @torch.inference_mode()
+    def parse(self, person: np.ndarray, largest: bool = False) -> People | None:
+        """The people in a picture and the parts of the one with the highest score.
+
+        Args:
+            person: uint8 (H, W, 3) RGB, any size.
+            largest: label the one with the largest box instead.
+
+        Returns:
+            None if there is nobody with a score above 0.8.
+        """
+        height, width = person.shape[:2]
+        h, w = _fitted(height, width, 1.0, _LONGEST)
+        picture = person if (h, w) == (height, width) else _resize(person, h, w)
+        seen = _fitted(h, w, _SHORT_SIDE / min(h, w), _LONG_SIDE)
+        pixels = Image.fromarray(picture).resize(seen[::-1], Image.Resampling.BILINEAR)
+
+        features = self.backbone(self._normalise(np.array(pixels)))
+        proposals = self.proposal_generator["rpn_head"].propose(features, seen)
+        found = self.roi_heads.detect(features[:4], proposals, seen)
+        boxes = found * found.new_tensor([w / seen[1], h / seen[0]] * 2)
+        boxes = clip_boxes_to_image(boxes, (h, w))
+        kept = _not_empty(boxes)
+        found, boxes = found[kept], boxes[kept]
+        if not len(boxes):
+            return None
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        chosen = int(areas.argmax()) if largest else 0
+        coarse, fine = self.roi_heads.label(features[:4], found[chosen : chosen + 1])
+        labels = Image.fromarray(_paste(coarse, fine, boxes[chosen].tolist(), h, w))
+        labels = np.array(labels.resize((width, height), Image.Resampling.NEAREST))
+        scale = np.array([width / w, height / h] * 2, np.float32)
+        return People(boxes.float().cpu().numpy() * scale, chosen, labels)
+
+    def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
+        """(1, 3, H', W') BGR for the backbone, H' and W' multiples of 32, of RGB (H, W, 3)."""
+        weight = self.backbone.fpn_output2.weight
+        planes = torch.from_numpy(pixels).to(weight.device).permute(2, 0, 1)[None].flip(1).float()
+        planes = planes - torch.tensor(_MEAN_BGR, device=weight.device).view(1, 3, 1, 1)
+        height, width = planes.shape[2:]
+        return F.pad(planes, (0, -width % 32, 0, -height % 32)).to(weight.dtype)
+
+
+def _fitted(height: int, width: int, scale: float, longest: int) -> tuple[int, int]:
+    """(height, width) times `scale`, or less so that no side is longer than `longest`."""
+    scale = min(scale, longest / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear without antialiasing, as `cv2.resize` does."""
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    planes = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False)
+    return planes[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+def _paste(coarse: torch.Tensor, fine: torch.Tensor, box: list[float], height: int, width: int) -> np.ndarray:
+    """Labels uint8 (height, width) from a box's logits: coarse (1, 2, S, S), body or not, and fine (1, 25, S, S)."""
+    x, y, x_end, y_end = box
+    size = (max(1, int(y_end - y)), max(1, int(x_end - x)))
+    coarse, fine = (F.interpolate(part.float(), size, mode="bilinear", align_corners=False) for part in (coarse, fine))
+    labels = torch.where(coarse[0].argmax(0) > 0, fine[0].argmax(0), 0).to(torch.uint8).cpu().numpy()
+    pasted = np.zeros((height, width), np.uint8)
+    target = pasted[int(y) : int(y) + size[0], int(x) : int(x) + size[1]]
+    target[:] = labels[: target.shape[0], : target.shape[1]]
+    return pasted
+
+
+def _not_empty(boxes: torch.Tensor) -> torch.Tensor:
+    return ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+
+
+def _decode(deltas: torch.Tensor, boxes: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
+    """Boxes (N, 4) moved and scaled by regressed `deltas` (N, 4), whose parts are divided by `weights` first."""
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    middles = boxes[:, :2] + 0.5 * sizes
+    middles = middles + deltas[:, :2] / weights[0] * sizes
+    sizes = (deltas[:, 2:] / weights[1]).clamp(max=_LARGEST_LOG_SCALE).exp() * sizes
+    return torch.cat([middles - 0.5 * sizes, middles + 0.5 * sizes], 1)
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut = nn.Conv2d(inputs, 4 * width, 1, stride) if inputs != 4 * width else None
+        self.conv1 = nn.Conv2d(inputs, width, 1, stride)  # Caffe's ResNet: the stride is here
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.shortcut(x) if self.shortcut else x
+        return F.relu(shortcut + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+
+
+class _ResNet50(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.ModuleDict({"conv1": nn.Conv2d(3, 64, 7, 2, 3)})
+        inputs = 64
+        for level, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+            width = 16 * 2**level
+            first = _Bottleneck(inputs, width, 1 if level == 2 else 2)
+            stage = nn.Sequential(first, *[_Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)])
+            self.add_module(f"res{level}", stage)
+            inputs = 4 * width
+
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        x = F.max_pool2d(F.relu(self.stem["conv1"](pixels)), 3, 2, 1)
+        levels = []
+        for stage in (self.res2, self.res3, self.res4, self.res5):
+            x = stage(x)
+            levels.append(x)
+        return levels
+
+
+class _Fpn(nn.Module):
+    """Feature pyramid p2 to p6, 256 channels each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bottom_up = _ResNet50()
+        for level in (2, 3, 4, 5):
+            self.add_module(f"fpn_lateral{level}", nn.Conv2d(128 * 2 ** (level - 1), 256, 1))
+            self.add_module(f"fpn_output{level}", nn.Conv2d(256, 256, 3, padding=1))
+
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        above, pyramid = None, []
+        for level, x in reversed(list(enumerate(self.bottom_up(pixels), 2))):
+            x = self.get_submodule(f"fpn_lateral{level}")(x)
+            if above is not None:
+                x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
+            above = x
+            pyramid.insert(0, self.get_submodule(f"fpn_output{level}")(x))
+        return [*pyramid, F.max_pool2d(pyramid[-1], 1, 2)]
+
+
+class _RpnHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(256, 256, 3, padding=1)
+        self.objectness_logits = nn.Conv2d(256, len(_RATIOS), 1)
+        self.anchor_deltas = nn.Conv2d(256, 4 * len(_RATIOS), 1)
+
+    def propose(self, pyramid: list[torch.Tensor], limits: tuple[int, int]) -> torch.Tensor:
+        """Boxes (N, 4), N <= 1000, within (height, width) `limits`, that may hold somebody."""
+        boxes, scores, levels = [], [], []
+        for level, (features, stride) in enumerate(zip(pyramid, _STRIDES, strict=True)):
+            x = F.relu(self.conv(features))
+            objectness = self.objectness_logits(x)[0].permute(1, 2, 0).flatten().float()
+            deltas = self.anchor_deltas(x)[0].unflatten(0, (len(_RATIOS), 4)).permute(2, 3, 0, 1).reshape(-1, 4).float()
+            top, index = objectness.topk(min(_PROPOSALS, len(objectness)))
+            boxes.append(_decode(deltas[index], _anchors(features, stride)[index], (1.0, 1.0)))
+            scores.append(top)
+            levels.append(torch.full_like(index, level))
+        box, score, level = clip_boxes_to_image(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
+        kept = _not_empty(box) & box.isfinite().all(1) & score.isfinite()
+        box, score, level = box[kept], score[kept], level[kept]
+        return box[batched_nms(box, score, level, 0.7)[:_PROPOSALS]]
+
+
+def _anchors(features: torch.Tensor, stride: int) -> torch.Tensor:
+    """(H * W * ratios, 4) boxes around the corners of `features`' cells."""
+    ratios = torch.tensor(_RATIOS, device=features.device)
+    widths = 8 * stride / ratios.sqrt()
+    half = torch.stack([widths, widths * ratios], 1) / 2
+    y, x = (torch.arange(size, device=features.device) * float(stride) for size in features.shape[2:])
+    corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[:, :, None]
+    return torch.cat([corners - half, corners + half], -1).view(-1, 4)
+
+
+class _RoiHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.box_head = nn.ModuleDict({"fc1": nn.Linear(256 * 7 * 7, 1024), "fc2": nn.Linear(1024, 1024)})
+        self.box_predictor = nn.ModuleDict({"cls_score": nn.Linear(1024, 2), "bbox_pred": nn.Linear(1024, 4)})
+        self.decoder = _Decoder()
+        self.densepose_head = nn.ModuleDict(
+            {f"body_conv_fcn{n}": nn.Conv2d(256 if n == 1 else 512, 512, 3, padding=1) for n in range(1, 9)}
+        )
+        self.densepose_predictor = nn.ModuleDict(
+            {
+                "ann_index_lowres": nn.ConvTranspose2d(512, 2, 4, 2, 1),
+                "index_uv_lowres": nn.ConvTranspose2d(512, 25, 4, 2, 1),
+            }
+        )
+
+    def detect(self, pyramid: list[torch.Tensor], proposals: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+        """Boxes (N, 4), N <= 100, of the people, highest score first."""
+        sizes = proposals[:, 2:] - proposals[:, :2]
+        level = (4 + torch.log2(sizes.prod(1).sqrt() / 224 + 1e-8)).floor().clamp(2, 5)
+        dtype = self.box_head["fc1"].weight.dtype
+        pooled = proposals.new_zeros((len(proposals), 256, 7, 7), dtype=dtype)
+        for index, (features, stride) in enumerate(zip(pyramid, _STRIDES, strict=False)):
+            here = (level == index + 2).nonzero()[:, 0]
+            pooled[here] = _roi_align(features, proposals[here], 7, stride)
+        x = F.relu(self.box_head["fc2"](F.relu(self.box_head["fc1"](pooled.flatten(1)))))
+        scores = self.box_predictor["cls_score"](x).float().softmax(1)[:, 0]
+        boxes = _decode(self.box_predictor["bbox_pred"](x).float(), proposals, (10.0, 5.0))
+        boxes = clip_boxes_to_image(boxes, limits)
+        likely = (scores > _MIN_SCORE) & boxes.isfinite().all(1)
+        boxes, scores = boxes[likely], scores[likely]
+        return boxes[nms(boxes, scores, 0.5)[:_MAX_PEOPLE]]
+
+    def label(self, pyramid: list[torch.Tensor], box: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the inside of `box` (1, 4): body or not (1, 2, 112, 112), and part (1, 25, 112, 112)."""
+        x = _roi_align(self.decoder(pyramid), box, 28, _STRIDES[0])
+        for conv in self.densepose_head.values():
+            x = F.relu(conv(x))
+        coarse, fine = (
+            F.interpolate(deconv(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            for deconv in self.densepose_predictor.values()
+        )
+        return coarse, fine
+
+
+def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """`boxes` (N, 4) cut out of `features` (1, C, H, W): (N, C, size, size). In fp32, since not every dtype has it."""
+    pooled = roi_align(features.float(), [boxes], size, 1 / stride, sampling_ratio=2, aligned=False)
+    return pooled.to(features.dtype)
+
+
+class _Decoder(nn.Module):
+    """Sums p2 to p5 at the size of p2 (Panoptic FPN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for level in (2, 3, 4, 5):
+            convs = {str(2 * n): nn.Conv2d(256, 256, 3, padding=1) for n in range(max(1, level - 2))}
+            self.add_module(f"p{level}", nn.ModuleDict(convs))
+        self.predictor = nn.Conv2d(256, 256, 1)
+
+    def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
+        total = 0
+        for branch, x in zip((self.p2, self.p3, self.p4, self.p5), pyramid, strict=True):
+            for conv in branch.values():
+                x = F.relu(conv(x))
+                if branch is not self.p2:
+                    x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            total = total + x
+        return self.predictor(total)

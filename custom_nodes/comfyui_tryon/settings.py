@@ -1,0 +1,53 @@
+"""Settings, all of them, from environment variables; the README has the table."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that cannot be used; the message names it and says what would do."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="TRYON_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    port: Annotated[int, Field(ge=1, le=65535, validation_alias="PORT")] = 8000
+    port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
+    listen: Annotated[str, Field(min_length=1, validation_alias="LISTEN")] = "0.0.0.0"
+    workflow: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "catvton"
+    workflows_dir: Path = PROJECT / "workflows"
+    models_dir: Path | None = None
+    api_key: SecretStr | None = None
+    max_queue: Annotated[int, Field(ge=0, le=10_000)] = 8
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 30
+    max_pixels: Annotated[int, Field(ge=64 * 64, le=1_000_000_000)] = 50_000_000
+    warmup: bool = True
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 25
+    log_format: Literal["text", "json"] = "text"
+    dev: bool = False
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: a variable is out of range or of the wrong kind.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            name = name if name.isupper() else f"TRYON_{name.upper()}"
+            shown = "" if name == "TRYON_API_KEY" else f" (it is {problem['input']!r})"
+            lines.append(f"{name}: {problem['msg']}{shown}")
+        raise SettingsError("Bad settings. " + "; ".join(lines)) from None

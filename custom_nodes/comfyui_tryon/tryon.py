@@ -1,0 +1,277 @@
+"""One request's way: pictures in, a prompt on the engine's queue, pictures out."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import jobs, pictures, weights
+from .engine import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
+from .errors import ApiError
+from .schema import SEED_MAX, Image, Output, Timings, TryonReply, TryonRequest, WorkflowVersion
+from .settings import Settings
+from .workflows import Workflow, WorkflowInvalid, Workflows
+
+logger = logging.getLogger(__name__)
+
+MASK_ASPECT_TOLERANCE = 0.01
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass
+class Result:
+    """The pictures of a finished request, encoded."""
+
+    images: list[bytes]
+    sizes: list[tuple[int, int]]
+    seed: int
+    workflow: Workflow
+    timings: Timings
+    output_format: str
+
+    def seeds(self) -> list[int]:
+        return [(self.seed + index) % (SEED_MAX + 1) for index in range(len(self.images))]
+
+
+class Request:
+    """A request between its arrival and its answer.
+
+    Attributes:
+        id: the caller's or a new one; in the reply and the log.
+        on_event: told "queued", "running" and progress, on the event loop.
+    """
+
+    def __init__(self, request_id: str, on_event: Callable[[str, Any], None] = lambda event, data: None) -> None:
+        self.id = request_id
+        self.on_event = on_event
+        self.arrived = time.perf_counter()
+        self.queued = self.started = self.ended = 0.0
+        self.run: Run | None = None
+        self.cancel_reason: ApiError | None = None
+
+
+class TryOn:
+    """Answers requests on an engine; knows which are waiting and running."""
+
+    def __init__(self, settings: Settings, engine: Engine, workflows: Workflows) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._workflows = workflows
+        self._requests: dict[str, Request] = {}
+        self._execute_s = 10.0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def check_room(self) -> None:
+        """Raises ApiError queue_full when as many requests wait as may."""
+        if len(self) > self._settings.max_queue:
+            raise ApiError(
+                "queue_full",
+                f"{len(self)} requests are ahead, as many as this worker takes. Retry later or on another worker.",
+                retry_after=self._execute_s * len(self),
+                queue=len(self),
+            )
+
+    async def answer(self, request: Request, fields: TryonRequest) -> Result:
+        """Makes the pictures that `fields` ask for.
+
+        Raises:
+            ApiError
+        """
+        self.check_room()
+        if request.id in self._requests:
+            raise ApiError("conflict", f"A request with the id {request.id!r} is under way. Use a new X-Request-Id.")
+        self._requests[request.id] = request
+        try:
+            return await asyncio.wait_for(self._answer(request, fields), self._settings.timeout_s)
+        except asyncio.TimeoutError:
+            raise ApiError("timeout", f"No picture within {self._settings.timeout_s:g} s. Retry later.") from None
+        finally:
+            if request.run and not request.run.finished.done():
+                self._engine.cancel(request.run)
+            del self._requests[request.id]
+
+    def cancel(self, request_id: str, reason: ApiError | None = None) -> bool:
+        """Cancels one request; False if there is none with that id."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        request.cancel_reason = reason or ApiError("canceled", "The request was canceled.")
+        if request.run:
+            self._engine.cancel(request.run)
+        return True
+
+    async def _answer(self, request: Request, fields: TryonRequest) -> Result:
+        workflow = self.workflow(fields.workflow or self._settings.workflow)
+        job = jobs.Job(await self._decode(fields))
+        self._check_fit(workflow, fields, job)
+        seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
+        values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
+        with jobs.opened(job):
+            await self._execute(request, workflow, workflow.prompt(job.token, values))
+        if not job.results:
+            logger.error("%s: workflow %s ended without a picture", request.id, workflow.name)
+            raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator.")
+        images, _ = await asyncio.gather(
+            asyncio.gather(*(self._encode(pixels, fields) for pixels in job.results)), request.run.forgotten
+        )
+        done = time.perf_counter()
+        return Result(
+            images=images,
+            sizes=[(pixels.shape[1], pixels.shape[0]) for pixels in job.results],
+            seed=seed,
+            workflow=workflow,
+            timings=Timings(
+                queue_s=round(request.started - request.queued, 4),
+                execute_s=round(request.ended - request.started, 4),
+                total_s=round(done - request.arrived, 4),
+            ),
+            output_format=fields.output_format,
+        )
+
+    def workflow(self, name: str) -> Workflow:
+        """Raises ApiError workflow_not_found or workflow_invalid."""
+        try:
+            return self._workflows.get(name)
+        except KeyError:
+            known = ", ".join(self._workflows.names())
+            raise ApiError("workflow_not_found", f"There is no workflow {name!r}. Published: {known}.") from None
+        except WorkflowInvalid as error:
+            logger.error("Workflow %s is refused: %s", name, error)
+            raise ApiError("workflow_invalid", f"Workflow {name!r} cannot be used: {error}.") from None
+
+    async def _decode(self, fields: TryonRequest) -> dict[str, np.ndarray]:
+        uploads = {
+            name: data
+            for name in ("person_image", "garment_image", "mask_image")
+            if (data := getattr(fields, name)) is not None
+        }
+        decoded = await asyncio.gather(
+            *(
+                asyncio.to_thread(pictures.decode, data, name, self._settings.max_pixels)
+                for name, data in uploads.items()
+            )
+        )
+        return dict(zip(uploads, decoded))
+
+    def _check_fit(self, workflow: Workflow, fields: TryonRequest, job: jobs.Job) -> None:
+        for name in fields.model_fields_set & {"num_inference_steps", "guidance_scale", "seed", "width", "height"}:
+            if name not in workflow.parameters and getattr(fields, name) is not None:
+                raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} has no {name}. Leave it out.", field=name)
+        if fields.num_images > 1 and "num_images" not in workflow.parameters:
+            raise ApiError(
+                "invalid_parameter", f"Workflow {workflow.name!r} makes one picture a request.", field="num_images"
+            )
+        mask = job.pictures.get("mask_image")
+        if mask is None:
+            if workflow.mask_required:
+                raise ApiError(
+                    "missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image"
+                )
+            return
+        if not workflow.inputs.get("mask_image"):
+            raise ApiError(
+                "invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image"
+            )
+        (mask_h, mask_w), (h, w) = mask.shape[:2], job.pictures["person_image"].shape[:2]
+        if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
+            raise ApiError(
+                "invalid_image",
+                f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person picture's size.",
+                field="mask_image",
+            )
+        if (mask_h, mask_w) != (h, w):
+            job.pictures["mask_image"] = pictures.resize(mask, (w, h))
+
+    async def _execute(self, request: Request, workflow: Workflow, prompt: dict[str, dict]) -> None:
+        try:
+            await self._engine.validate(prompt, workflow.outputs)
+        except GraphError as error:
+            logger.error("%s: workflow %s: %s", request.id, workflow.name, error)
+            raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} cannot run here: {error}.") from None
+        if request.cancel_reason:
+            raise request.cancel_reason
+
+        def on_start() -> None:
+            request.started = time.perf_counter()
+            request.on_event("running", None)
+
+        def on_progress(progress: Progress) -> None:
+            request.on_event("progress", progress)
+
+        request.queued = request.started = time.perf_counter()
+        request.run = Run(prompt, workflow.outputs, workflow.lasting, on_start, on_progress)
+        self._engine.queue(request.run)
+        request.on_event("queued", len(self) - 1)
+        try:
+            await request.run.finished
+        except Interrupted:
+            raise request.cancel_reason or ApiError("canceled", "The request was canceled.") from None
+        except EngineDead:
+            raise ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5) from None
+        except NodeFailed as error:
+            logger.error("%s: %s", request.id, error)
+            raise _node_error(error) from None
+        finally:
+            request.ended = time.perf_counter()
+        self._execute_s += 0.2 * (request.ended - request.started - self._execute_s)
+
+    async def _encode(self, pixels: np.ndarray, fields: TryonRequest) -> bytes:
+        return await asyncio.to_thread(pictures.encode, pixels, fields.output_format, fields.output_quality)
+
+
+def _node_error(error: NodeFailed) -> ApiError:
+    """What a client may know of a node's exception: no text of the exception itself, which may hold paths and inputs."""
+    if error.error_type == "NoPersonFound":
+        return ApiError(
+            "no_person_found",
+            "No person was found in person_image. Send a picture that shows the person, or a mask_image.",
+            field="person_image",
+        )
+    if error.error_type == "WeightsMissing":
+        return ApiError(
+            "not_ready",
+            "This worker lacks the weights of that workflow. Its operator finds them listed in the log; "
+            "./start.sh --download fetches them.",
+            retry_after=60,
+        )
+    if error.error_type == "OutOfMemoryError":
+        return ApiError("out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller picture.", retry_after=5)
+    return ApiError(
+        "node_execution_error",
+        f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
+        "under this request's id.",
+        node=error.node,
+        node_type=error.node_type,
+    )
+
+
+def reply(request_id: str, result: Result) -> TryonReply:
+    """The JSON reply; encodes base64, so call it off the event loop."""
+    import base64
+
+    return TryonReply(
+        id=request_id,
+        output=Output(
+            images=[
+                Image(
+                    image=base64.b64encode(data).decode("ascii"),
+                    format=result.output_format,
+                    width=width,
+                    height=height,
+                    seed=seed,
+                )
+                for data, (width, height), seed in zip(result.images, result.sizes, result.seeds())
+            ]
+        ),
+        seed=result.seed,
+        workflow=WorkflowVersion(name=result.workflow.name, version=result.workflow.version),
+        timings=result.timings,
+        notice=weights.demo_notice(),
+    )

@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# Starts the try-on server; ./start.sh --help says how.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+pack=$here/custom_nodes/comfyui_tryon
+release=v0.3.64  # of ComfyUI, cloned where there is none
+
+usage() {
+  cat <<'EOF'
+./start.sh                production: real weights, only the API is reachable
+./start.sh --demo         small demo weights and sample pictures; sets up everything on a bare machine
+./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
+./start.sh --test         the test suite
+./start.sh --download     fetches the weight files that are needed, about 3 GB
+                          (REPOSITORY@REVISION arguments choose revisions)
+
+Arguments after -- go to ComfyUI. COMFYUI_DIR says where ComfyUI is; set but empty means the embedded engine.
+Settings are environment variables, see README.md.
+EOF
+}
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+fail() { printf 'start.sh: %s\n' "$*" >&2; exit 1; }
+
+mode=serve
+case "${1:-}" in
+  --demo | --dev | --test | --download) mode=${1#--}; shift ;;
+  -h | --help) usage; exit 0 ;;
+  "" | --) ;;
+  *) usage >&2; exit 2 ;;
+esac
+arguments=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do arguments+=("$1"); shift; done
+[ "${1:-}" = -- ] && shift
+if [ ${#arguments[@]} -gt 0 ] && [ "$mode" != download ] && [ "$mode" != test ]; then
+  fail "what to do with ${arguments[*]}? Arguments for ComfyUI go after --"
+fi
+
+find_comfyui() {
+  if [ -n "${COMFYUI_DIR+set}" ]; then
+    if [ -n "$COMFYUI_DIR" ] && [ ! -f "$COMFYUI_DIR/main.py" ]; then
+      fail "COMFYUI_DIR=$COMFYUI_DIR holds no ComfyUI (no main.py)"
+    fi
+    printf '%s' "$COMFYUI_DIR"
+    return
+  fi
+  local folder
+  for folder in /comfyui "$HOME/comfy/ComfyUI" "$here/.comfyui"; do
+    if [ -f "$folder/main.py" ]; then printf '%s' "$folder"; return; fi
+  done
+  [ "$mode" = demo ] || [ "$mode" = dev ] || return 0
+  command -v git >/dev/null || return 0
+  say "No ComfyUI found: cloning $release"
+  if GIT_TERMINAL_PROMPT=0 timeout 300 git clone --quiet --depth 1 --branch "$release" \
+    https://github.com/comfyanonymous/ComfyUI "$here/.comfyui.part" >&2; then
+    mv "$here/.comfyui.part" "$here/.comfyui"
+    printf '%s' "$here/.comfyui"
+  else
+    rm -rf "$here/.comfyui.part"
+    say "It cannot be cloned here"
+  fi
+}
+
+has_gpu() { [ -e /dev/nvidiactl ] || [ -e /dev/kfd ] || [ "$(uname -s)" = Darwin ]; }
+
+has_packages() {
+  "$1" - torch torchvision diffusers transformers safetensors huggingface_hub aiohttp pydantic_settings \
+    prometheus_client scipy PIL >/dev/null 2>&1 <<'EOF'
+import importlib.util, sys
+sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
+EOF
+}
+
+find_python() {
+  local candidate
+  for candidate in python3.12 python3.11 python3.13 python3.10 python3 python; do
+    if "$candidate" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "needs Python 3.10 to 3.13 with venv (on Debian or Ubuntu: apt install python3 python3-venv)"
+}
+
+# Runs pip once for the same arguments and content of the requirement file, its last argument.
+install_once() {
+  local stamp
+  stamp=$here/.venv/.installed-$( (echo "$@"; cat "${!#}") | cksum | cut -d' ' -f1)
+  if [ ! -f "$stamp" ]; then
+    "$python" -m pip install --disable-pip-version-check "$@" >&2
+    touch "$stamp"
+  fi
+}
+
+set_up() {
+  python=$here/.venv/bin/python
+  if [ ! -x "$python" ]; then
+    if [ "$mode" != test ] && has_packages "$(command -v python3 || echo false)"; then
+      python=$(command -v python3)
+      return
+    fi
+    local base
+    base=$(find_python)
+    say "Making .venv with $("$base" --version)"
+    "$base" -m venv "$here/.venv"
+  fi
+  if ! has_packages "$python"; then
+    say "Installing PyTorch and the packages; the first time takes some minutes"
+    if ! has_gpu && "$python" -c '
+import urllib.request
+urllib.request.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)' 2>/dev/null; then
+      export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  # without CUDA: a tenth of the size
+    fi
+  fi
+  # torchaudio, which ComfyUI imports, has had its last release and does not load beside torch 2.15
+  install_once 'torch>=2.6,<2.15' torchvision torchaudio -r "$pack/requirements.txt"
+  if [ "$mode" = test ]; then install_once -r "$here/tests/requirements.txt"; fi
+  if [ -n "$comfyui" ]; then
+    local requirements
+    requirements=$here/.venv/requirements-$(cksum <"$comfyui/requirements.txt" | cut -d' ' -f1).txt
+    grep -vE '^comfyui-' "$comfyui/requirements.txt" >"$requirements"
+    install_once -r "$requirements"
+  fi
+}
+
+# ComfyUI pins its web page's packages to one version each, so every ComfyUI gets a folder of its own for them.
+web_packages() {
+  local pins folder
+  pins=$(grep -E '^comfyui-' "$1/requirements.txt" | tr -d '\r')
+  case $python in "$here"/.venv/*) ;; *) return ;; esac
+  folder=$here/.venv/web/$(printf '%s' "$pins" | cksum | cut -d' ' -f1)
+  if [ ! -d "$folder" ]; then
+    say "Installing ComfyUI's web page"
+    rm -rf "$folder.part"
+    # shellcheck disable=SC2086
+    "$python" -m pip install --disable-pip-version-check --quiet --target "$folder.part" $pins >&2
+    mv "$folder.part" "$folder"
+  fi
+  printf '%s' "$folder"
+}
+
+comfyui=$(find_comfyui)
+set_up
+export PYTHONPATH=$here/custom_nodes${PYTHONPATH:+:$PYTHONPATH}
+export PORT=${PORT:-8000} LISTEN=${LISTEN:-0.0.0.0} HF_HUB_DISABLE_TELEMETRY=1
+
+case $mode in
+  test)
+    cd "$here"
+    exec "$python" -m pytest "${arguments[@]}"
+    ;;
+  download)
+    exec "$python" -m comfyui_tryon.download "${arguments[@]}"
+    ;;
+  demo)
+    export TRYON_MODELS_DIR=${TRYON_MODELS_DIR:-$here/.demo/models} TRYON_WORKFLOW=${TRYON_WORKFLOW:-demo}
+    "$python" -m comfyui_tryon.demo "$here/.demo"
+    ;;
+  dev)
+    export TRYON_DEV=1
+    ;;
+  serve)
+    "$python" -m comfyui_tryon.check
+    ;;
+esac
+
+if [ -z "$comfyui" ]; then
+  [ $# -eq 0 ] || fail "there is no ComfyUI for the arguments after --"
+  exec "$python" -u -m comfyui_tryon
+fi
+
+state=$here/.run/$PORT
+mkdir -p "$state" 2>/dev/null || state=$(mktemp -d)
+options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --disable-metadata --cache-classic
+  --extra-model-paths-config "$here/extra_model_paths.yaml")
+has_gpu || options+=(--cpu)
+if [ "$mode" != dev ]; then
+  mkdir -p "$state"/{user,input,output,temp}
+  options+=(--disable-all-custom-nodes --whitelist-custom-nodes comfyui_tryon --disable-api-nodes
+    --user-directory "$state/user" --input-directory "$state/input" --output-directory "$state/output"
+    --temp-directory "$state/temp" --database-url "sqlite:///$state/user/comfyui.db")
+fi
+web=$(web_packages "$comfyui")
+export PYTHONPATH=${web:+$web:}$PYTHONPATH
+cd "$comfyui"
+exec "$python" -u main.py "${options[@]}" "$@"
