@@ -4,11 +4,11 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from .errors import ApiError
 
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "MPO")
+INPUT_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 MIN_SIDE = 16
 MAX_SIDE = 16_384
@@ -48,7 +48,7 @@ def decode(data: bytes, field: str, max_pixels: int) -> np.ndarray:
     except Image.DecompressionBombError:
         raise _too_large(field, f"has more than {max_pixels} pixels") from None
     except UnidentifiedImageError:
-        raise _invalid(field, "is not a picture in a supported format. Send PNG, JPEG, WebP, AVIF, BMP, TIFF or GIF.") from None
+        raise _invalid(field, f"is not a picture in a known format. Send {', '.join(INPUT_FORMATS)}.") from None
     except Exception:
         raise _invalid(field, "is a damaged or truncated picture. Save it anew and send the whole file.") from None
 

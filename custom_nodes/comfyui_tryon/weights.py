@@ -1,41 +1,41 @@
 """Where the weight files are: turns the nodes' `*_path` inputs into folders."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from .demo import checkpoint as demo_checkpoint
-from .engine import current as engine
+from .files import (
+    BASE,
+    CATVTON,
+    MOVED,
+    VAE,
+    Needed,
+    attention_files,
+    base_files,
+    download_command,
+    parser_files,
+    vae_files,
+)
 from .settings import PROJECT, settings
 
-BASE = "stable-diffusion-v1-5/stable-diffusion-inpainting"
-VAE = "stabilityai/sd-vae-ft-mse"
-CATVTON = "zhengchong/CatVTON"
+__all__ = ["BASE", "CATVTON", "VAE", "WeightsMissing", "demo_notice", "parser_folder", "pipeline_folders"]
 
-# Repositories that are gone or unkept, and the one that serves the same files.
-MOVED = {
-    "runwayml/stable-diffusion-inpainting": BASE,
-    "booksforcharlie/stable-diffusion-inpainting": BASE,
-}
+logger = logging.getLogger(__name__)
 
-WEIGHT_NAMES = [
-    f"diffusion_pytorch_model{variant}.{suffix}" for variant in (".fp16", "") for suffix in ("safetensors", "bin")
-]
-SCHP_FILES = ["SCHP/exp-schp-201908301523-atr.pth", "SCHP/exp-schp-201908261155-lip.pth"]
-DENSEPOSE_FILES = ["DensePose/model_final_162be9.pkl"]
+VOLUME = Path("/runpod-volume")
 
 DEMO_NOTICES = {
     "random": "These are the demo's random weights: they prove the path from request to picture and dress nobody.",
     "trained": "These are the demo's small weights, trained on drawn pictures; they do little for photographs.",
 }
 
-# One entry per file: the names that serve, the first one named when none is there.
-Needed = Sequence[Sequence[str]]
-
 
 class WeightsMissing(FileNotFoundError):
-    """Weight files are not on this machine; the message lists them, where they were looked for, and what fetches them."""
+    """Weight files are not here; the message lists them, where they were looked for, and what fetches them."""
 
 
 def pipeline_folders(base: str, vae: str, catvton: str, attention_version: str) -> tuple[Path, Path, Path]:
@@ -44,15 +44,11 @@ def pipeline_folders(base: str, vae: str, catvton: str, attention_version: str) 
     Raises:
         WeightsMissing: with the files of all three that are not there.
     """
-    return tuple(
-        resolve_all(
-            [
-                (base, base_files()),
-                (vae, vae_files()),
-                (catvton, [[attention_file(attention_version)]]),
-            ]
-        )
-    )
+    return tuple(resolve_all(pipeline_needs(base, vae, catvton, attention_version)))
+
+
+def pipeline_needs(base: str, vae: str, catvton: str, attention_version: str) -> list[tuple[str, Needed]]:
+    return [(base, base_files()), (vae, vae_files()), (catvton, attention_files(attention_version))]
 
 
 def parser_folder(path: str, parser: str) -> Path:
@@ -64,26 +60,6 @@ def parser_folder(path: str, parser: str) -> Path:
     return resolve_all([(path, parser_files(parser))])[0]
 
 
-def base_files() -> Needed:
-    return [["unet/config.json"], [f"unet/{name}" for name in WEIGHT_NAMES]]
-
-
-def vae_files() -> Needed:
-    return [["config.json"], WEIGHT_NAMES]
-
-
-def attention_file(version: str) -> str:
-    from .catvton.checkpoint import ATTENTION_FOLDERS
-
-    return f"{ATTENTION_FOLDERS[version]}/attention/model.safetensors"
-
-
-def parser_files(parser: str) -> Needed:
-    if parser == "segformer":
-        return [["config.json"], ["model.safetensors", "pytorch_model.bin"]]
-    return [[name] for name in (*SCHP_FILES, *DENSEPOSE_FILES)]
-
-
 def resolve_all(wanted: Sequence[tuple[str, Needed]]) -> list[Path]:
     """The first folder for each (path, files needed) that has all files.
 
@@ -93,30 +69,25 @@ def resolve_all(wanted: Sequence[tuple[str, Needed]]) -> list[Path]:
     Raises:
         WeightsMissing
     """
-    found, problems = [], []
+    found, missing = [], []
     for path, needed in wanted:
         candidates = _candidates(path)
         folder = next((folder for folder in candidates if not _missing(folder, needed)), None)
         if folder is None:
             nearest = min(candidates, key=lambda folder: len(_missing(folder, needed)))
-            problems += [f"{path}: {name}" for name in _missing(nearest, needed)]
+            missing += [(path, name) for name in _missing(nearest, needed)]
+        else:
+            _log_choice(path, folder)
         found.append(folder)
-    if problems:
-        raise WeightsMissing(
-            "Missing weight files:\n  "
-            + "\n  ".join(problems)
-            + "\nLooked under:\n  "
-            + "\n  ".join(str(folder) for folder in [*search_folders(), *_hub_caches()])
-            + "\nFetch them with:  ./start.sh --download"
-        )
+    if missing:
+        raise WeightsMissing(_missing_message(missing))
     return found
 
 
 def search_folders() -> list[Path]:
     """The folders that may hold models, best first."""
     own = settings().models_dir
-    volume = Path("/runpod-volume")
-    folders = [*([own] if own else []), *engine().model_folders(), volume / "models", volume, PROJECT / "models"]
+    folders = [*([own] if own else []), *_comfyui_folders(), VOLUME / "models", VOLUME, PROJECT / "models"]
     return list(dict.fromkeys(folders))
 
 
@@ -131,10 +102,10 @@ def demo_notice() -> str | None:
 def _candidates(path: str) -> list[Path]:
     if os.path.isabs(path):
         return [Path(path)]
-    ids = [path, *(new for old, new in MOVED.items() if old == path), *(old for old, new in MOVED.items() if new == path)]
-    parts = [part for part in Path(path).parts if part not in ("..", "/")]
-    names = dict.fromkeys([*("/".join(Path(i).parts) for i in ids if ".." not in Path(i).parts), parts[-1] if parts else ""])
-    folders = [root / name for root in search_folders() for name in names if name]
+    same = MOVED.get(path, path)
+    ids = dict.fromkeys([path, same, *(old for old, new in MOVED.items() if new == same)])
+    names = [name for name in dict.fromkeys([*ids, path.rsplit("/", 1)[-1]]) if name and ".." not in Path(name).parts]
+    folders = [root / name for root in search_folders() for name in names]
     for cache in _hub_caches():
         for repository in ids:
             snapshots = cache / f"models--{repository.replace('/', '--')}" / "snapshots"
@@ -143,12 +114,40 @@ def _candidates(path: str) -> list[Path]:
     return folders or [PROJECT / "models"]
 
 
+def _comfyui_folders() -> list[Path]:
+    """The folders that ComfyUI knows for models, extra_model_paths.yaml included; none where ComfyUI is not loaded."""
+    folder_paths = sys.modules.get("folder_paths")
+    if folder_paths is None:
+        return []
+    models = Path(folder_paths.models_dir)
+    registered = [folder_paths.folder_names_and_paths.get(kind, ([],))[0] for kind in ("CatVTON", "diffusers")]
+    return [*(Path(folder) for folders in registered for folder in folders), models / "huggingface", models]
+
+
 def _hub_caches() -> list[Path]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return [Path("/runpod-volume/huggingface-cache/hub"), Path(HF_HUB_CACHE)]
+    return [VOLUME / "huggingface-cache/hub", Path(HF_HUB_CACHE)]
 
 
 def _missing(folder: Path, needed: Needed) -> list[str]:
-    exists: Callable[[str], bool] = lambda name: (folder / name).is_file()
-    return [names[0] for names in needed if not any(map(exists, names))]
+    return [names[0] for names in needed if not any((folder / name).is_file() for name in names)]
+
+
+def _missing_message(missing: Sequence[tuple[str, str]]) -> str:
+    absolute = [Path(path) for path, _ in missing if os.path.isabs(path)]
+    folders = list(dict.fromkeys([*absolute, *search_folders(), *_hub_caches()]))
+    commands = {download_command(path, name) for path, name in missing}
+    further = commands - {"./start.sh --download", None}
+    lines = ["Missing weight files:", *(f"  {path}: {name}" for path, name in missing)]
+    lines += ["Looked under:", *(f"  {folder}" for folder in folders)]
+    if commands - {None}:
+        lines += [f"Fetch them with:  {command}" for command in sorted(further or commands - {None})]
+    if None in commands:
+        lines.append("What is no repository that --download knows, put under one of these folders yourself.")
+    return "\n".join(lines)
+
+
+@lru_cache
+def _log_choice(path: str, folder: Path) -> None:
+    logger.info("Weights of %s: %s", path, folder)

@@ -137,9 +137,6 @@ class Engine(Protocol):
     def progress(self, total: int) -> Callable[[int], None]:
         """A function that reports steps done of `total`, and raises where the run has been canceled."""
 
-    def model_folders(self) -> list[Path]:
-        """Folders that may hold models, best first."""
-
     def input_folder(self) -> Path | None:
         """Where the web page uploads pictures; None where there is no web page."""
 

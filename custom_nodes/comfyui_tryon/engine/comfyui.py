@@ -122,10 +122,6 @@ class ComfyUIEngine:
 
         return report
 
-    def model_folders(self) -> list[Path]:
-        folders = [Path(path) for kind in ("CatVTON", "diffusers") for path in _registered_folders(kind)]
-        return [*folders, Path(folder_paths.models_dir) / "huggingface", Path(folder_paths.models_dir)]
-
     def input_folder(self) -> Path | None:
         return Path(folder_paths.get_input_directory())
 
@@ -202,7 +198,3 @@ def _outcome(messages: Sequence[tuple[str, dict]]) -> Exception | None:
                 str(data.get("exception_message")).strip(),
             )
     return None
-
-
-def _registered_folders(kind: str) -> list[str]:
-    return list(folder_paths.folder_names_and_paths.get(kind, ([], ()))[0])

@@ -94,9 +94,6 @@ class EmbeddedEngine:
 
         return report
 
-    def model_folders(self) -> list[Path]:
-        return []
-
     def input_folder(self) -> Path | None:
         return None
 

@@ -1,0 +1,115 @@
+"""Starts the servers that the tests talk to, the way a user does: through start.sh."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 240
+EMBEDDED = "embedded"
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Attributes:
+        engine: "embedded" or the folder of a ComfyUI.
+    """
+
+    engine: str
+    url: str
+    process: subprocess.Popen
+    log_path: Path
+
+    def client(self, **options) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120, **options)
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def comfyui_folders() -> list[Path]:
+    """The ComfyUIs to test on: COMFYUI_DIR if set, else where start.sh looks, and siblings of ~/comfy/ComfyUI."""
+    if "COMFYUI_DIR" in os.environ:
+        given = os.environ["COMFYUI_DIR"]
+        return [Path(given)] if given else []
+    folders = [Path("/comfyui"), *sorted(Path.home().glob("comfy/ComfyUI*")), ROOT / ".comfyui"]
+    return [folder for folder in folders if (folder / "main.py").is_file()]
+
+
+def comfyui_version(folder: Path) -> str:
+    match = re.search(r'__version__ = "(.+)"', (folder / "comfyui_version.py").read_text())
+    return match[1] if match else "unknown"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(
+    engine: str,
+    log_path: Path,
+    environment: Mapping[str, str] = {},
+    mode: str = "--demo",
+    arguments: tuple[str, ...] = (),
+    wait: bool = True,
+    command: Sequence[str] = (),
+) -> Iterator[Server]:
+    """A server on `engine`, ready unless `wait` is False; ended with the block. `command` takes start.sh's place."""
+    port = free_port()
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("TRYON_")}
+    variables |= {"PORT": str(port), "LISTEN": "127.0.0.1", "COMFYUI_DIR": "" if engine == EMBEDDED else engine}
+    variables["OMP_NUM_THREADS"] = "1"  # the test models are too small for more, and the clients need a core too
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(
+            [*(command or (str(ROOT / "start.sh"), mode)), *arguments],
+            env=variables | environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(engine, f"http://127.0.0.1:{port}", process, log_path)
+    try:
+        if wait:
+            wait_until_ready(server)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            reply = httpx.get(server.url + "/ping", timeout=5)
+            if reply.status_code == 200:
+                return
+            assert reply.status_code == 204, f"/ping says {reply.status_code} {reply.text}\n{server.log()[-4000:]}"
+        assert server.process.poll() is None, f"the server ended:\n{server.log()[-4000:]}"
+        assert time.monotonic() < deadline, f"the server did not start:\n{server.log()[-4000:]}"
+        time.sleep(0.2)

@@ -1,0 +1,254 @@
+"""`./start.sh --download` against a stand-in for the hub: what is fetched, kept to, gone on with, and refused."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from comfyui_tryon import download, files
+from hosts import ROOT
+from hub import Hub, serving
+
+CHUNK = 10 * 1024 * 1024  # huggingface_hub writes as much at a time
+LARGE = os.urandom(1_000) * 25_000
+REPOSITORIES = {
+    files.BASE: {
+        "unet/config.json": b"{}",
+        "unet/diffusion_pytorch_model.bin": b"not wanted",
+        "unet/diffusion_pytorch_model.fp16.bin": b"not wanted",
+        "unet/diffusion_pytorch_model.fp16.safetensors": LARGE,
+        "scheduler/scheduler_config.json": b"{}",
+        "text_encoder/model.safetensors": b"not wanted",
+    },
+    files.VAE: {
+        "config.json": b"{}",
+        "diffusion_pytorch_model.safetensors": b"vae",
+        "diffusion_pytorch_model.bin": b"no",
+    },
+    files.CATVTON: {
+        **{f"{folder}/attention/model.safetensors": folder.encode() for folder in files.ATTENTION_FOLDERS.values()},
+        **{name: name.encode() for name in files.MASKER_NAMES},
+        "flux-lora/pytorch_lora_weights.safetensors": b"not wanted",
+    },
+    files.SEGFORMER: {"config.json": b"{}", "model.safetensors": b"segformer"},
+}
+FETCHED = {
+    "stable-diffusion-inpainting/unet/config.json",
+    "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors",
+    "stable-diffusion-inpainting/scheduler/scheduler_config.json",
+    "sd-vae-ft-mse/config.json",
+    "sd-vae-ft-mse/diffusion_pytorch_model.safetensors",
+    "CatVTON/mix-48k-1024/attention/model.safetensors",
+    *(f"CatVTON/{name}" for name in files.MASKER_NAMES),
+}
+UNET = "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving(Hub({name: dict(content) for name, content in REPOSITORIES.items()})) as served:
+        yield served
+
+
+def run(hub: Hub | str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """What `./start.sh --download` executes, once it has a Python."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRYON_"))}
+    variables |= {
+        "HF_ENDPOINT": hub if isinstance(hub, str) else hub.url,
+        "HF_HOME": str(folder.parent / "hf-home"),
+        "TRYON_MODELS_DIR": str(folder),
+        "PYTHONPATH": str(ROOT / "custom_nodes"),
+    }
+    command = [sys.executable, "-m", "comfyui_tryon.download", *arguments]
+    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=120)
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {download.LOCK}
+
+
+def refusal(result: subprocess.CompletedProcess) -> str:
+    """The last line of a command that failed; it must not be a traceback's."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def complete(hub, tmp_path) -> Path:
+    folder = tmp_path / "models"
+    result = run(hub, folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_fetches_the_needed_files_only_and_locks_them(hub, complete):
+    assert names(complete) == FETCHED
+    assert (complete / UNET).read_bytes() == LARGE
+    lock = json.loads((complete / download.LOCK).read_text())["repositories"]
+    assert set(lock) == {files.BASE, files.VAE, files.CATVTON}
+    for repository, entry in lock.items():
+        assert (entry["revision"], entry["commit"]) == ("main", "a" * 40)
+        for name, recorded in entry["files"].items():
+            path = complete / repository.split("/")[1] / name
+            assert recorded == {"size": path.stat().st_size, "sha256": download.file_sha256(path)}
+
+
+def test_what_is_complete_needs_no_network(complete):
+    result = run("http://127.0.0.1:9", complete)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_later_download_keeps_to_the_commit_of_the_lock(hub, complete):
+    hub.commits["main"] = "b" * 40
+    hub.commits["v1"] = "a" * 40
+    (complete / UNET).unlink()
+    hub.requests.clear()
+    assert run(hub, complete).returncode == 0
+    assert hub.fetched() == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    assert not any("main" in request or "b" * 40 in request for request in hub.requests), hub.requests
+
+
+def test_a_named_revision_moves_the_lock(hub, complete):
+    hub.commits["next"] = "b" * 40
+    hub.repositories[files.VAE]["diffusion_pytorch_model.safetensors"] = b"another vae"
+    hub.requests.clear()
+    assert run(hub, complete, f"{files.VAE}@next").returncode == 0
+    assert (complete / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors").read_bytes() == b"another vae"
+    lock = download.read_lock(complete)
+    assert (lock[files.VAE]["revision"], lock[files.VAE]["commit"]) == ("next", "b" * 40)
+    assert lock[files.BASE]["commit"] == "a" * 40
+    assert UNET.split("/", 1)[1] not in hub.fetched()
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated"])
+def test_a_damaged_file_is_fetched_again(hub, complete, damage):
+    data = bytearray(LARGE)
+    data[1000] ^= 1
+    (complete / UNET).write_bytes(data if damage == "changed" else LARGE[:-1])
+    assert run(hub, complete).returncode == 0
+    assert (complete / UNET).read_bytes() == LARGE
+
+
+def test_a_file_that_differs_from_the_lock_is_refused_and_not_left(hub, complete):
+    hub.repositories[files.VAE]["config.json"] = b'{"evil": true}'
+    (complete / "sd-vae-ft-mse/config.json").unlink()
+    line = refusal(run(hub, complete))
+    assert "config.json" in line and "sha256" in line and "the lock file has" in line
+    assert not (complete / "sd-vae-ft-mse/config.json").exists()
+
+
+def test_other_attention_versions_and_segformer_come_when_asked_for(hub, complete):
+    assert run(hub, complete, "--attention", "vitonhd,dresscode", files.SEGFORMER).returncode == 0
+    assert names(complete) - FETCHED == {
+        "CatVTON/vitonhd-16k-512/attention/model.safetensors",
+        "CatVTON/dresscode-16k-512/attention/model.safetensors",
+        "segformer_b2_clothes/config.json",
+        "segformer_b2_clothes/model.safetensors",
+    }
+
+
+def test_a_cut_connection_is_gone_on_with(hub, tmp_path):
+    hub.cuts = [CHUNK + 1, CHUNK + 1]
+    result = run(hub, tmp_path / "models")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "models" / UNET).read_bytes() == LARGE
+    resumed = [request.split(" from ")[1] for request in hub.requests if " from " in request]
+    assert resumed == [str(CHUNK), str(2 * CHUNK)]
+
+
+def test_where_the_connection_stays_cut_the_next_command_goes_on(hub, tmp_path):
+    hub.cuts = [CHUNK + 1] + [0] * 20
+    line = refusal(run(hub, tmp_path / "models"))
+    assert "broke off during unet/diffusion_pytorch_model.fp16.safetensors" in line
+    assert "goes on where it stopped" in line
+    assert not (tmp_path / "models" / UNET).exists()
+    hub.cuts = []
+    hub.requests.clear()
+    assert run(hub, tmp_path / "models").returncode == 0
+    assert (tmp_path / "models" / UNET).read_bytes() == LARGE
+    asked = next(request for request in hub.requests if request.startswith("GET") and "fp16" in request)
+    assert asked.endswith(f" from {CHUNK}")
+
+
+def test_no_network(tmp_path):
+    line = refusal(run("http://127.0.0.1:9", tmp_path / "models"))
+    assert "http://127.0.0.1:9 cannot be reached" in line and "network" in line
+
+
+@pytest.mark.parametrize("token", ["", "hf_other"])
+def test_a_gated_repository(hub, tmp_path, token):
+    hub.gated.add(files.CATVTON)
+    line = refusal(run(hub, tmp_path / "models", HF_TOKEN=token))
+    assert f"{files.CATVTON} is gated" in line and f"{hub.url}/{files.CATVTON}" in line and "HF_TOKEN" in line
+    assert ("not set" in line) == (token == "")
+
+
+def test_a_private_repository_takes_a_token(hub, tmp_path):
+    hub.private.add(files.BASE)
+    line = refusal(run(hub, tmp_path / "models"))
+    assert files.BASE in line and "HF_TOKEN is not set" in line
+    assert "may not read it" in refusal(run(hub, tmp_path / "models", HF_TOKEN="hf_wrong"))
+    assert run(hub, tmp_path / "models", HF_TOKEN=hub.token).returncode == 0
+
+
+def test_an_unknown_revision(hub, tmp_path):
+    line = refusal(run(hub, tmp_path / "models", f"{files.VAE}@nothing"))
+    assert f"{files.VAE} has no revision nothing" in line
+
+
+def test_a_revision_without_a_needed_file(hub, tmp_path):
+    del hub.repositories[files.CATVTON]["DensePose/model_final_162be9.pkl"]
+    line = refusal(run(hub, tmp_path / "models"))
+    assert f"{files.CATVTON} has no file DensePose/model_final_162be9.pkl" in line
+
+
+def test_an_unknown_repository_or_attention_version(hub, tmp_path):
+    for argument, named in (("somebody/else", files.CATVTON), ("--attention=best", "dresscode")):
+        result = run(hub, tmp_path / "models", argument)
+        assert result.returncode == 2 and named in result.stderr.splitlines()[-1], result.stderr
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(hub, tmp_path):
+    hub.sizes["unet/diffusion_pytorch_model.fp16.safetensors"] = 10**18
+    line = refusal(run(hub, tmp_path / "models"))
+    assert "The disk is full" in line and "1000000000.00 GB" in line
+    assert hub.fetched() == []
+
+
+def test_a_disk_that_fills_up_on_the_way(hub, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda api=huggingface_hub.HfApi: api(endpoint=hub.url))
+    with pytest.raises(download.DownloadError, match="The disk is full: .* has no room left"):
+        download.download(tmp_path, files.to_download(), {})
+
+
+def test_a_folder_that_cannot_be_written(hub, tmp_path):
+    (tmp_path / "models").write_text("a file in the folder's place")
+    line = refusal(run(hub, tmp_path / "models"))
+    assert str(tmp_path / "models") in line
+
+
+def test_a_damaged_lock_file(hub, complete):
+    (complete / download.LOCK).write_text("{")
+    assert download.LOCK in refusal(run(hub, complete))
+
+
+def test_a_hub_that_fails(hub, tmp_path):
+    hub.broken = True
+    assert "answers 500" in refusal(run(hub, tmp_path / "models"))
+
+
+def test_one_list_of_attention_folders():
+    from comfyui_tryon.catvton import ATTENTION_FOLDERS
+
+    assert ATTENTION_FOLDERS == files.ATTENTION_FOLDERS

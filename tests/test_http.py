@@ -1,0 +1,335 @@
+"""What POST /api/v1/tryon and the health paths promise, over HTTP, on every engine."""
+
+import base64
+import concurrent.futures
+import io
+import json
+import struct
+import time
+import uuid
+import zlib
+
+import numpy as np
+import pytest
+from conftest import SHARED, picture, psnr, to_base64, to_bytes
+from hosts import EMBEDDED, ROOT
+from PIL import Image
+
+PARITY = SHARED / "parity/sampler"
+
+
+def post(server, fields, **options):
+    with server.client() as client:
+        return client.post("/api/v1/tryon", json=fields, **options)
+
+
+def error(reply, status: int, code: str) -> dict:
+    assert reply.status_code == status, reply.text
+    content = reply.json()
+    assert set(content) == {"error"} and set(content["error"]) == {"code", "message", "details"}
+    assert content["error"]["code"] == code
+    assert reply.headers["X-Request-Id"]
+    assert not any(secret in reply.text for secret in ("Traceback", ".py", str(ROOT), "site-packages"))
+    return content["error"]
+
+
+def test_person_and_garment_become_a_picture(server, fields):
+    reply = post(server, fields)
+    image = picture(reply)
+    content = reply.json()
+    assert image.shape == (192, 128, 3)
+    assert content["output"]["images"][0] | {"image": ""} == {
+        "image": "", "format": "png", "width": 128, "height": 192, "seed": 7
+    }  # fmt: skip
+    assert content["seed"] == 7
+    assert content["id"] == reply.headers["X-Request-Id"] and uuid.UUID(content["id"])
+    assert content["workflow"]["name"] == "demo" and len(content["workflow"]["version"]) == 12
+    timings = content["timings"]
+    assert 0 <= timings["queue_s"] and 0 < timings["execute_s"] <= timings["total_s"] < 120
+    assert "demo" in content["notice"]
+
+
+def test_size_steps_and_guidance_come_from_the_workflow_unless_asked_for(server, fields):
+    wide = picture(post(server, fields | {"width": 192, "height": 128}))
+    assert wide.shape == (128, 192, 3)
+    base = picture(post(server, fields))
+    for change in ({"num_inference_steps": 3}, {"guidance_scale": 7.5}, {"seed": 8}, {"cloth_type": "lower"}):
+        assert not np.array_equal(base, picture(post(server, fields | change))), change
+
+
+def test_the_same_request_gives_the_same_bytes_whatever_ran_between(server, fields, pair):
+    first = post(server, fields).json()["output"]
+    assert post(server, fields).json()["output"] == first
+    post(server, fields | {"seed": 99, "person_image": to_base64(pair.worn), "width": 192, "height": 128})
+    assert post(server, fields).json()["output"] == first
+
+
+def test_engines_agree_to_the_byte(server, fields, request):
+    image = post(server, fields).json()["output"]["images"][0]["image"]
+    known = request.config.stash.setdefault(ENGINE_RESULTS, {})
+    known[server.engine] = image
+    assert len(set(known.values())) == 1, list(known)
+
+
+ENGINE_RESULTS = pytest.StashKey[dict]()
+
+
+def test_pixels_outside_the_mask_are_the_persons_own(server, fields, pair):
+    mask = np.zeros((256, 192), np.uint8)
+    mask[100:180, 60:130] = 255
+    image = picture(
+        post(server, fields | {"mask_image": to_base64(Image.fromarray(mask)), "width": 192, "height": 256})
+    )
+    person = np.array(pair.person)
+    outside = mask == 0
+    assert np.array_equal(image[outside], person[outside])
+    assert not np.array_equal(image[~outside], person[~outside])
+
+
+def test_seed_is_random_unless_given_and_always_returned(server, fields):
+    seeds = [post(server, fields | {"seed": seed}).json()["seed"] for seed in (None, -1)]
+    assert len(set(seeds)) == 2 and all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_several_pictures_count_their_seeds_up_and_each_is_the_one_its_seed_gives(server, fields):
+    reply = post(server, fields | {"num_images": 3, "seed": 2**64 - 1})
+    assert [image["seed"] for image in reply.json()["output"]["images"]] == [2**64 - 1, 0, 1]
+    assert np.array_equal(picture(reply, 2), picture(post(server, fields | {"seed": 1})))
+
+
+@pytest.mark.parametrize("alias, name", [("tops", "upper"), ("Lower_Body", "lower"), ("one-pieces", "overall")])
+def test_cloth_type_aliases(server, fields, alias, name):
+    outputs = [post(server, fields | {"cloth_type": value}).json()["output"] for value in (alias, name)]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("output_format, pil_format", [("jpeg", "JPEG"), ("webp", "WEBP"), ("PNG", "PNG")])
+def test_output_formats(server, fields, output_format, pil_format):
+    reply = post(server, fields | {"output_format": output_format, "output_quality": 80})
+    data = base64.b64decode(reply.json()["output"]["images"][0]["image"])
+    assert Image.open(io.BytesIO(data)).format == pil_format
+
+
+def test_data_uris_and_url_safe_base64_are_understood(server, fields):
+    plain = post(server, fields).json()["output"]
+    raw = fields["person_image"]
+    for variant in (
+        f"data:image/png;base64,{raw}",
+        raw.replace("+", "-").replace("/", "_").rstrip("="),
+        "\n".join(raw[i : i + 76] for i in range(0, len(raw), 76)),
+    ):
+        assert post(server, fields | {"person_image": variant}).json()["output"] == plain
+
+
+def test_a_form_with_files_gives_the_same_picture(server, fields, pair):
+    wanted = post(server, fields).json()["output"]
+    files = {
+        "person_image": to_bytes(pair.person),
+        "garment_image": ("garment.png", to_bytes(pair.garment), "image/png"),
+    }
+    values = {key: str(value) for key, value in fields.items() if key not in files}
+    with server.client() as client:
+        reply = client.post("/api/v1/tryon", data=values, files=files)
+    assert reply.json()["output"] == wanted
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "image/jpeg", "image/webp"])
+def test_accept_picks_the_bytes_of_the_picture(server, fields, media_type):
+    reply = post(server, fields, headers={"Accept": media_type})
+    assert reply.headers["Content-Type"] == media_type and reply.headers["X-Seed"] == "7"
+    assert Image.open(io.BytesIO(reply.content)).size == (128, 192)
+
+
+def bomb() -> bytes:
+    """A PNG of 30000 x 30000 white pixels in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(b"\0" + b"\xff" * 3750) for _ in range(30000)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 30000, 30000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def truncated_jpeg() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    data = to_bytes(Image.fromarray(noise), "JPEG")
+    return data[: len(data) // 2]
+
+
+BAD = {
+    "missing person": ({"person_image": None}, 422, "missing_field", "person_image"),
+    "not base64": ({"person_image": "!!!"}, 422, "invalid_image", "person_image"),
+    "a number for a picture": ({"garment_image": 5}, 422, "invalid_image", "garment_image"),
+    "not a picture": ({"garment_image": base64.b64encode(b"hello world").decode()}, 422, "invalid_image", "garment_image"),
+    "an svg": ({"person_image": base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>").decode()}, 422, "invalid_image", "person_image"),
+    "1 x 1": ({"person_image": to_base64(Image.new("RGB", (1, 1)))}, 422, "invalid_image", "person_image"),
+    "bomb": ({"person_image": base64.b64encode(bomb()).decode()}, 422, "image_too_large", "person_image"),
+    "truncated": ({"person_image": base64.b64encode(truncated_jpeg()).decode()}, 422, "invalid_image", "person_image"),
+    "width 770": ({"width": 770}, 422, "invalid_parameter", "width"),
+    "height 4096": ({"height": 4096}, 422, "invalid_parameter", "height"),
+    "seed x": ({"seed": "x"}, 422, "invalid_parameter", "seed"),
+    "seed too large": ({"seed": 2**64}, 422, "invalid_parameter", "seed"),
+    "no steps": ({"num_inference_steps": 0}, 422, "invalid_parameter", "num_inference_steps"),
+    "true steps": ({"num_inference_steps": True}, 422, "invalid_parameter", "num_inference_steps"),
+    "guidance": ({"guidance_scale": 21}, 422, "invalid_parameter", "guidance_scale"),
+    "cloth type": ({"cloth_type": "hat"}, 422, "invalid_parameter", "cloth_type"),
+    "five pictures": ({"num_images": 5}, 422, "invalid_parameter", "num_images"),
+    "gif out": ({"output_format": "gif"}, 422, "invalid_parameter", "output_format"),
+    "unknown field": ({"person": "x"}, 422, "invalid_parameter", "person"),
+    "mask of another shape": ({"mask_image": to_base64(Image.new("L", (256, 64)))}, 422, "invalid_image", "mask_image"),
+    "unknown workflow": ({"workflow": "nope"}, 404, "workflow_not_found", None),
+    "a path for a workflow": ({"workflow": "../demo"}, 422, "invalid_parameter", "workflow"),
+    "missing mask": ({"workflow": "catvton_mask"}, 422, "missing_field", "mask_image"),
+    "missing weights": ({"workflow": "catvton"}, 503, "not_ready", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_have_their_code_and_say_what_to_do(server, fields, name):
+    change, status, code, field = BAD[name]
+    sent = {key: value for key, value in (fields | change).items() if value is not None}
+    found = error(post(server, sent), status, code)
+    assert found["details"].get("field") == field
+    assert len(found["message"]) > 20
+
+
+def test_width_770_names_the_nearest_good_widths(server, fields):
+    message = error(post(server, fields | {"width": 770}), 422, "invalid_parameter")["message"]
+    assert "768" in message and "776" in message
+
+
+@pytest.mark.parametrize(
+    "content, content_type, status, code",
+    [
+        (b"{", "application/json", 400, "invalid_request"),
+        (b"[1]", "application/json", 400, "invalid_request"),
+        (b"[" * 100_000, "application/json", 400, "invalid_request"),
+        (b"\xff\xfe", "application/json", 400, "invalid_request"),
+        (b"", "application/json", 400, "invalid_request"),
+        (b"x", "text/plain", 415, "unsupported_media_type"),
+        (b"x", "multipart/form-data", 400, "invalid_request"),
+        (b"--b\r\n\r\n", "multipart/form-data; boundary=b", 400, "invalid_request"),
+    ],
+)
+def test_bodies_that_are_no_request(server, content, content_type, status, code):
+    with server.client() as client:
+        error(client.post("/api/v1/tryon", content=content, headers={"Content-Type": content_type}), status, code)
+
+
+def test_too_large_a_body_is_refused(server):
+    with server.client() as client:
+        error(client.post("/api/v1/tryon", json={"person_image": "A" * 31_000_000}), 413, "payload_too_large")
+
+
+def add_workflow(server, name: str, change) -> str:
+    graph = json.loads((server.workflows / "demo.json").read_text())
+    change(graph)
+    (server.workflows / f"{name}.json").write_text(json.dumps(graph))
+    return name
+
+
+def test_a_node_that_raises_is_named_and_the_next_request_works(server, fields):
+    def fault(graph):
+        graph["20"] = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": "error"}}
+        graph["7"]["inputs"]["target_image"] = ["20", 0]
+
+    reply = post(server, fields | {"workflow": add_workflow(server, "raises", fault)})
+    found = error(reply, 500, "node_execution_error")
+    assert found["details"] == {"node": "20", "node_type": "ProbeFault"} and "secret" not in reply.text
+    assert "secret" in server.log()
+    assert post(server, fields).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name, change, reason",
+    [
+        ("no_person", lambda graph: graph.pop("1"), "person_image"),
+        ("no_output", lambda graph: graph.pop("9"), "TryOnOutput"),
+        ("unknown_node", lambda graph: graph["7"].update(class_type="Nothing"), "Nothing"),
+        ("bad_value", lambda graph: graph["5"]["inputs"].update(automatic=["4", 7]), "automatic"),
+    ],
+)
+def test_a_workflow_that_cannot_run_says_why(server, fields, name, change, reason):
+    found = error(post(server, fields | {"workflow": add_workflow(server, name, change)}), 500, "workflow_invalid")
+    assert reason in found["message"] or server.engine != EMBEDDED
+
+
+@pytest.mark.parametrize("case", ["guided", "unguided", "overall"])
+def test_golden_pictures_of_the_published_code(server, case):
+    if not PARITY.is_dir():
+        pytest.skip("../shared/parity is not here: the published code's results are not compared over HTTP")
+    settings = json.loads((PARITY / case / "case.json").read_text())
+
+    def name_checkpoint(graph):
+        graph["6"]["inputs"] |= {
+            "sd15_inpaint_path": str(PARITY / "checkpoint/stable-diffusion-inpainting"),
+            "vae_path": str(PARITY / "checkpoint/sd-vae-ft-mse"),
+            "catvton_path": str(PARITY / "checkpoint/CatVTON"),
+            "attention_version": settings["version"],
+            "mixed_precision": "fp32",
+        }
+        graph["7"]["inputs"]["mask_blur"] = 0
+        graph["9"]["inputs"]["images"] = ["7", 0]
+
+    sent = {
+        f"{name}_image": base64.b64encode((PARITY / case / f"{name}.png").read_bytes()).decode()
+        for name in ("person", "garment", "mask")
+    }
+    sent |= {
+        "workflow": add_workflow(server, f"parity_{case}", name_checkpoint),
+        "num_inference_steps": settings["steps"],
+        "guidance_scale": settings["guidance"],
+        **{key: settings[key] for key in ("seed", "width", "height")},
+    }
+    assert psnr(picture(post(server, sent)), np.array(Image.open(PARITY / case / "output.png"))) >= 60
+
+
+def test_ten_at_once_are_all_answered_in_order_each_with_its_own(server, fields):
+    alone = {seed: post(server, fields | {"seed": seed}).json()["output"] for seed in (1, 2)}
+    finished: list[int] = []
+    pings: list[float] = []
+
+    def send(number: int):
+        time.sleep(0.1 * number)
+        reply = post(server, fields | {"seed": 1 + number % 2, "num_inference_steps": 2})
+        finished.append(number)
+        return reply.json()["output"] == alone[1 + number % 2]
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool, server.client() as client:
+        waiting = [pool.submit(send, number) for number in range(9)]
+        while not all(future.done() for future in waiting):
+            started = time.perf_counter()
+            assert client.get("/ping").status_code == 200
+            pings.append(time.perf_counter() - started)
+            time.sleep(0.02)
+        assert all(future.result() for future in waiting)
+    assert finished == sorted(finished)
+    assert np.median(pings) < 0.25, "/ping waits for the executor"
+
+
+def test_health_paths(server):
+    with server.client() as client:
+        assert client.get("/ping").json() == {"status": "healthy"}
+        for path in ("/healthz", "/readyz", "/health"):
+            assert client.get(path).status_code == 200
+        assert client.head("/ping").status_code == 200
+
+
+def test_request_ids(server, fields):
+    with server.client() as client:
+        assert client.get("/ping", headers={"X-Request-Id": "my-id.1_2"}).headers["X-Request-Id"] == "my-id.1_2"
+        for bad in ("a b", "x" * 65, "ü", ""):
+            given = client.get("/ping", headers={"X-Request-Id": bad.encode()}).headers["X-Request-Id"]
+            assert given != bad and uuid.UUID(given)
+    assert post(server, fields, headers={"X-Request-Id": "mine"}).json()["id"] == "mine"
+
+
+def test_wrong_methods_and_paths(server):
+    with server.client() as client:
+        reply = client.get("/api/v1/tryon")
+        error(reply, 405, "method_not_allowed")
+        assert reply.headers["Allow"] == "POST"
+        for path in ("/", "/prompt", "/api/api/v1/tryon", "/api/v1/tryon/", "//ping", "/%70ing", "/PING"):
+            error(client.get(path), 404, "not_found")

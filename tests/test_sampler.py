@@ -1,0 +1,267 @@
+"""The sampler computes CatVTON's published function, and refuses weights that are not CatVTON's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import reference
+import torch
+from comfyui_tryon.catvton import CheckpointError, load_pipeline
+from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
+from comfyui_tryon.catvton.images import blur_mask, repaint, resize_and_crop, resize_and_pad
+from comfyui_tryon.demo import checkpoint
+from conftest import SHARED, psnr
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+PARITY = SHARED / "parity/sampler"
+ATTENTION = "CatVTON/mix-48k-1024/attention/model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Random weights in the published layout; norm2 random too, so that leaving it out shows."""
+    folder = checkpoint.write(tmp_path_factory.mktemp("checkpoint"))
+    unet = folder / "stable-diffusion-inpainting/unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(unet)
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in weights.items():
+        if ".norm2." in name and "transformer_blocks" in name:
+            weights[name] = tensor + torch.randn(tensor.shape, generator=generator)
+    save_file(weights, unet)
+    vae = folder / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"
+    weights = load_file(vae)
+    weights["quant_conv.weight"][4:] = 0
+    weights["quant_conv.bias"][4:] = -60  # a posterior without spread: its sample is its mode
+    save_file(weights, vae)
+    return folder
+
+
+def load(folder, **options):
+    return load_pipeline(folder / "stable-diffusion-inpainting", folder / "sd-vae-ft-mse", folder / "CatVTON", **options)
+
+
+@pytest.fixture(scope="session")
+def pipeline(folder):
+    return load(folder)
+
+
+@pytest.fixture(scope="session")
+def plain(folder):
+    """The reference's own UNet, loaded by diffusers, and its VAE."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "stable-diffusion-inpainting/unet", low_cpu_mem_usage=False)
+    attention = load_file(folder / ATTENTION)
+    indices = sorted({int(key.split(".")[0]) for key in attention})
+    blocks = [name for part in ("down", "up", "mid") for name, _ in unet.named_modules()
+              if name.startswith(part) and name.endswith(".attn1")]  # fmt: skip
+    renamed = {f"{block}.{key.partition('.')[2]}": tensor for index, block in zip(indices, blocks)
+               for key, tensor in attention.items() if int(key.split(".")[0]) == index}  # fmt: skip
+    assert len(renamed) == 80 and not unet.load_state_dict(renamed, strict=False).unexpected_keys
+    reference.skip_cross_attention(unet)
+    return unet.eval(), AutoencoderKL.from_pretrained(folder / "sd-vae-ft-mse", low_cpu_mem_usage=False).eval()
+
+
+@pytest.fixture(scope="session")
+def case():
+    random = np.random.default_rng(5)
+    pictures = [Image.fromarray(random.integers(0, 255, (12, 8, 3), np.uint8)).resize((128, 192), 3) for _ in range(2)]
+    mask = Image.new("L", (128, 192))
+    mask.paste(255, (30, 50, 100, 150))
+    return *pictures, mask
+
+
+def sample(pipeline, case, **options):
+    options = dict(num_inference_steps=4, seeds=[11], width=128, height=192, mask_blur=0) | options
+    return pipeline(*case, **options)[0].numpy()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5, 6.0])
+def test_it_is_the_published_function(pipeline, plain, case, guidance):
+    expected = reference.sample(*plain, *case, steps=4, guidance=guidance, seed=11)
+    assert psnr(sample(pipeline, case, guidance_scale=guidance), expected) > 60
+
+
+@pytest.mark.parametrize("mistake", ["norm2 left out", "attention not applied", "mid before up", "eta 0"])
+def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, monkeypatch):
+    pipeline = load(folder)
+    if mistake == "norm2 left out":
+        monkeypatch.setattr(PassThrough, "forward", lambda self, hidden_states, *a, **k: torch.zeros_like(hidden_states))
+    elif mistake == "attention not applied":
+        for module in attention_modules(pipeline.unet).values():
+            torch.nn.init.normal_(module.to_q.weight, std=0.2)
+            torch.nn.init.normal_(module.to_v.weight, std=0.2)
+    elif mistake == "mid before up":
+        modules = list(attention_modules(pipeline.unet).values())
+        states = [{key: value.clone() for key, value in module.state_dict().items()} for module in modules]
+        same = [index for index, module in enumerate(modules) if module.to_q.weight.shape == modules[-1].to_q.weight.shape]
+        for index, source in zip(same, same[-1:] + same[:-1]):
+            modules[index].load_state_dict(states[source])
+    else:
+        monkeypatch.setattr("comfyui_tryon.catvton.pipeline.ETA", 0.0)
+    expected = reference.sample(*plain, *case, steps=4, guidance=2.5, seed=11)
+    assert psnr(sample(pipeline, case), expected) < 50
+
+
+@pytest.mark.parametrize("name", ["guided", "unguided", "overall"])
+def test_golden_pictures_of_the_published_code(name):
+    if not PARITY.is_dir():
+        pytest.skip("../shared/parity is not here: the published code's results are not compared")
+    settings = json.loads((PARITY / name / "case.json").read_text())
+    pipeline = load(PARITY / "checkpoint", attention_version=settings["version"])
+    pictures = [Image.open(PARITY / name / f"{part}.png") for part in ("person", "garment", "mask")]
+    result = pipeline(
+        *pictures,
+        num_inference_steps=settings["steps"],
+        guidance_scale=settings["guidance"],
+        seeds=[settings["seed"]],
+        width=settings["width"],
+        height=settings["height"],
+        mask_blur=0,
+    )
+    assert psnr(result[0].numpy(), np.array(Image.open(PARITY / name / "output.png"))) >= 60
+
+
+def test_half_precision_is_close(folder, pipeline, case):
+    for dtype, limit in ((torch.float16, 30), (torch.bfloat16, 18)):
+        assert psnr(sample(load(folder, dtype=dtype), case), sample(pipeline, case)) > limit
+
+
+def test_a_seed_is_the_same_picture_alone_and_among_others(pipeline, case):
+    together = pipeline(*case, num_inference_steps=2, seeds=[3, 4], width=128, height=192)
+    alone = pipeline(*case, num_inference_steps=2, seeds=[4], width=128, height=192)
+    assert torch.equal(together[1], alone[0]) and not torch.equal(together[0], together[1])
+
+
+def test_the_global_generator_is_neither_used_nor_moved(pipeline, case):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = sample(pipeline, case)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert np.array_equal(first, sample(pipeline, case))
+
+
+def test_the_callback_ends_sampling_within_a_step(pipeline, case):
+    steps = []
+
+    def stop(step):
+        steps.append(step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(pipeline, case, num_inference_steps=50, callback=stop)
+    assert steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "options", [{"width": 100}, {"height": 0}, {"num_inference_steps": 0}, {"seeds": []}, {"seeds": [-1]}]
+)
+def test_arguments_out_of_range_are_refused(pipeline, case, options):
+    with pytest.raises(ValueError):
+        sample(pipeline, case, **options)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def rewrite(path, change):
+    weights = load_file(path)
+    change(weights)
+    path.unlink()
+    save_file(weights, path)
+
+
+def test_attention_indices_count_only_by_rank(copy, pipeline, case):
+    seven = lambda weights: [weights.__setitem__(f"{int(k.split('.')[0]) // 8 * 7}.{k.partition('.')[2]}", weights.pop(k))  # noqa: E731
+                             for k in sorted(weights, key=lambda k: int(k.split(".")[0]))]  # fmt: skip
+    rewrite(copy / ATTENTION, seven)
+    assert np.array_equal(sample(load(copy), case), sample(pipeline, case))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("64.to_q.weight"),
+        lambda weights: weights.update({"128.to_q.weight": torch.zeros(4, 4)}),
+        lambda weights: weights.update({"unet.conv.weight": torch.zeros(4, 4)}),
+        lambda weights: weights.update({"8.to_v.weight": torch.zeros(4, 4)}),
+    ],
+    ids=["missing", "too many", "unknown", "shape"],
+)
+def test_other_attention_files_are_refused_by_name(copy, change):
+    rewrite(copy / ATTENTION, change)
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-inpainting/unet", "sd-vae-ft-mse"])
+def test_damaged_base_files_are_refused_by_name(copy, name):
+    path = copy / name / "diffusion_pytorch_model.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\x80\x04x."):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors"):
+            load(copy)
+    path.write_bytes(whole)
+    rewrite(path, lambda weights: weights.pop(next(iter(weights))))
+    with pytest.raises(CheckpointError, match="lacks"):
+        load(copy)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors"):
+        load(copy)
+
+
+def test_the_vaes_old_attention_names_are_understood(copy, pipeline, case):
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+    def rename(weights):
+        for key in list(weights):
+            for new, name in old.items():
+                if new in key:
+                    weights[key.replace(new, name)] = weights.pop(key)
+
+    rewrite(copy / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors", rename)
+    assert np.array_equal(sample(load(copy), case), sample(pipeline, case))
+
+
+@pytest.mark.parametrize(
+    "size, crop, pad",
+    [((100, 100), (12, 0, 88, 100), (0, 128, 768, 896)), ((300, 100), (112, 0, 188, 100), None), ((75, 200), (0, 50, 75, 150), None)],
+)
+def test_the_published_geometry(size, crop, pad):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))
+    target = (768, 1024)
+    cropped = resize_and_crop(image, target)
+    assert cropped.size == target
+    if size == (100, 100):
+        expected = image.crop((12, 0, 87, 100)).resize(target, Image.Resampling.LANCZOS)
+        assert np.array_equal(np.array(cropped), np.array(expected))
+    padded = np.array(resize_and_pad(image, target))
+    assert padded.shape == (1024, 768, 3)
+    if pad:
+        assert (padded[: pad[1]] == 255).all() and (padded[pad[3] :] == 255).all()
+        assert not (padded[pad[1] : pad[3]] == 255).all()
+
+
+def test_repaint_changes_nothing_outside_the_mask_and_all_deep_inside():
+    random = torch.Generator().manual_seed(0)
+    person, result = (torch.rand(1, 64, 48, 3, generator=random) for _ in range(2))
+    mask = torch.zeros(64, 48)
+    mask[10:50, 8:40] = 1
+    for feather in (0, 1, 8, 12):
+        out = repaint(person, result, mask, feather)
+        assert torch.equal(out[0][mask == 0], person[0][mask == 0])
+        assert torch.equal(out[0, 29:31, 23:25], result[0, 29:31, 23:25])
+
+
+def test_blur_rounds_the_masks_outline_only():
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (32, 32, 96, 96))
+    assert np.array_equal(np.array(blur_mask(mask, 0)), np.array(mask))
+    changed = (np.array(blur_mask(mask, 9)) >= 128) != (np.array(mask) >= 128)
+    assert 0 < changed.mean() < 0.03
