@@ -12,6 +12,7 @@ usage() {
 ./start.sh --demo         small demo weights and sample pictures; sets up everything on a bare machine
 ./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
 ./start.sh --test         the test suite
+./start.sh --check        looks at files, versions, GPU and memory, and says what to mend; needs no network
 ./start.sh --download     fetches the weight files that are needed, about 3 GB
                           (REPOSITORY@REVISION arguments choose revisions)
 
@@ -25,7 +26,7 @@ fail() { printf 'start.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=serve
 case "${1:-}" in
-  --demo | --dev | --test | --download) mode=${1#--}; shift ;;
+  --demo | --dev | --test | --check | --download) mode=${1#--}; shift ;;
   -h | --help) usage; exit 0 ;;
   "" | --) ;;
   *) usage >&2; exit 2 ;;
@@ -100,11 +101,13 @@ set_up() {
       python=$(command -v python3)
       return
     fi
+    [ "$mode" != check ] || fail "no Python with the packages; the other modes install them into .venv"
     local base
     base=$(find_python)
     say "Making .venv with $("$base" --version)"
     "$base" -m venv "$here/.venv"
   fi
+  if [ "$mode" = check ]; then return; fi
   if ! has_packages "$python"; then
     say "Installing PyTorch and the packages; the first time takes some minutes"
     if ! has_gpu && "$python" -c '
@@ -140,6 +143,9 @@ web_packages() {
   printf '%s' "$folder"
 }
 
+for name in TRYON_MODELS_DIR TRYON_WORKFLOWS_DIR; do  # ComfyUI starts in its own folder
+  case ${!name:-} in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
+done
 comfyui=$(find_comfyui)
 set_up
 export PYTHONPATH=$here/custom_nodes${PYTHONPATH:+:$PYTHONPATH}
@@ -160,8 +166,11 @@ case $mode in
   dev)
     export TRYON_DEV=1
     ;;
+  check)
+    exec "$python" -m comfyui_tryon.check --table "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
+    ;;
   serve)
-    "$python" -m comfyui_tryon.check
+    "$python" -m comfyui_tryon.check "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
     ;;
 esac
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 
-from comfyui_tryon.demo import checkpoint  # noqa: E402
-from comfyui_tryon.demo.drawing import draw_pair  # noqa: E402
-from hosts import EMBEDDED, ROOT, Server, comfyui_folders, comfyui_version, running  # noqa: E402
+from comfyui_tryon.demo import checkpoint
+from comfyui_tryon.demo.drawing import draw_pair
+from hosts import EMBEDDED, ROOT, Server, comfyui_folders, comfyui_version, running
 
 DEMO_MODELS = ROOT / ".demo/models"
 SHARED = ROOT.parent / "shared"
@@ -52,7 +52,7 @@ def engine(request) -> str:
 
 @pytest.fixture(scope="session")
 def server(engine, tmp_path_factory) -> Iterator[Server]:
-    """A locked-down demo server on each engine, with the probe's faulty nodes and the workflows of `write_workflows`."""
+    """A locked-down demo server on each engine, with the probe's nodes and a workflow folder of its own."""
     folder = tmp_path_factory.mktemp("server")
     workflows = folder / "workflows"
     shutil.copytree(ROOT / "workflows", workflows)

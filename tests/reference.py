@@ -1,7 +1,7 @@
 """CatVTON's published sampling, written out plainly, to compare the pipeline with.
 
-Cross-attention is skipped by a processor as published, everything is in one dtype, the guidance batch is built anew each
-step, and the VAE posterior's mode stands for its sample.
+Cross-attention is skipped by a processor as published, everything is in one dtype, the two halves of the
+guidance run one by one, and the VAE posterior's mode stands for its sample.
 """
 
 import numpy as np
@@ -52,7 +52,9 @@ def sample(
         conditional_noise = unet(torch.cat([latents, small, conditional], 1), t, encoder_hidden_states=None).sample
         noise = conditional_noise
         if guidance > 1:
-            unconditional_noise = unet(torch.cat([latents, small, unconditional], 1), t, encoder_hidden_states=None).sample
+            unconditional_noise = unet(
+                torch.cat([latents, small, unconditional], 1), t, encoder_hidden_states=None
+            ).sample
             noise = unconditional_noise + guidance * (conditional_noise - unconditional_noise)
         latents = scheduler.step(noise, t, latents, eta=1.0, generator=generator).prev_sample
     pixels = vae.decode(latents[:, :, : latents.shape[2] // 2] / vae.config.scaling_factor).sample

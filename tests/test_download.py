@@ -171,6 +171,7 @@ def test_where_the_connection_stays_cut_the_next_command_goes_on(hub, tmp_path):
     hub.cuts = []
     hub.requests.clear()
     assert run(hub, tmp_path / "models").returncode == 0
+    assert names(tmp_path / "models") == FETCHED
     assert (tmp_path / "models" / UNET).read_bytes() == LARGE
     asked = next(request for request in hub.requests if request.startswith("GET") and "fp16" in request)
     assert asked.endswith(f" from {CHUNK}")
@@ -225,7 +226,7 @@ def test_a_disk_that_fills_up_on_the_way(hub, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda api=huggingface_hub.HfApi: api(endpoint=hub.url))
     with pytest.raises(download.DownloadError, match="The disk is full: .* has no room left"):

@@ -35,7 +35,8 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def masker(weights) -> SchpDensePoseMasker:
-    return SchpDensePoseMasker.load(weights)
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        return SchpDensePoseMasker.load(weights)
 
 
 def remembered(function):
@@ -81,6 +82,10 @@ def test_an_extreme_size_repeatably(masker):
     assert torch.equal(before, torch.get_rng_state()) and np.array_equal(state, np.random.get_state()[1])
     assert first.shape == (1023, 67) and set(np.unique(first)) == {0, 255}
     assert np.array_equal(first, second)
+
+
+def test_weights_loaded_in_inference_mode_can_be_moved_outside_it(masker):
+    assert not any(parameter.is_inference() or parameter.requires_grad for parameter in masker.parameters())
 
 
 def test_the_two_parsers_files_cannot_be_swapped(weights):

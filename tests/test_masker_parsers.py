@@ -65,6 +65,18 @@ def test_densepose_labels_the_inside_of_the_chosen_box(eager_densepose, size):
     assert set(np.unique(people.labels)) == {0, 7}
 
 
+@pytest.mark.parametrize("size", [(64, 2048), (30, 600)])
+def test_densepose_boxes_are_in_pixels_of_the_picture(eager_densepose, size):
+    """Its boxes are the anchors here: squares of 32 pixels and up, and 1:2, of a picture that is 1333 pixels long."""
+    width, height = size
+    y0, y1 = eager_densepose.parse(picture(width, height)).boxes[:, [1, 3]].T
+    whole = (y0 > 1) & (y1 < height - 1)
+    lengths = (y1 - y0)[whole] * 1333 / height
+    anchors = np.array([side * ratio**0.5 for side in (32, 64, 128, 256, 512) for ratio in (0.5, 1, 2)])
+    assert whole.any()
+    assert np.abs(lengths[:, None] / anchors - 1).min(1).max() < 0.01
+
+
 def test_densepose_chooses_the_largest_on_request(eager_densepose):
     boxes, chosen, _ = eager_densepose.parse(picture(64, 2048), largest=True)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -152,8 +164,9 @@ def test_people_beside_the_one_to_dress_are_left_alone(cloth_type):
 
 def test_what_is_apart_but_no_other_person_is_masked_as_published():
     _, pair, boxes = side_by_side(50)
-    mask = masker_that_sees(pair, boxes[:1]).mask(np.zeros((200, 350, 3), np.uint8), "upper")
-    assert np.array_equal(mask, agnostic_mask(pair, "upper"))
+    person, published = np.zeros((200, 350, 3), np.uint8), agnostic_mask(pair, "upper")
+    for seen in (boxes[:1], [boxes[0], (150, 0, 170, 200)]):
+        assert np.array_equal(masker_that_sees(pair, seen).mask(person, "upper"), published)
 
 
 def test_the_largest_person_on_request():

@@ -97,6 +97,12 @@ def test_loading_leaves_the_global_generator_alone(folder):
     assert {parameter.dtype for parameter in masker.parameters()} == {torch.bfloat16}
 
 
+def test_weights_loaded_in_inference_mode_can_be_moved_outside_it(folder):
+    with torch.inference_mode():
+        masker = SegformerMasker.load(folder)
+    assert not any(parameter.is_inference() or parameter.requires_grad for parameter in masker.parameters())
+
+
 def test_a_bin_file_serves_too(folder):
     weights = SegformerForSemanticSegmentation.from_pretrained(folder).state_dict()
     torch.save(weights, folder / "pytorch_model.bin")

@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return load_pipeline(folder / "stable-diffusion-inpainting", folder / "sd-vae-ft-mse", folder / "CatVTON", **options)
+    return load_pipeline(
+        folder / "stable-diffusion-inpainting", folder / "sd-vae-ft-mse", folder / "CatVTON", **options
+    )
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +89,9 @@ def test_it_is_the_published_function(pipeline, plain, case, guidance):
 def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, monkeypatch):
     pipeline = load(folder)
     if mistake == "norm2 left out":
-        monkeypatch.setattr(PassThrough, "forward", lambda self, hidden_states, *a, **k: torch.zeros_like(hidden_states))
+        monkeypatch.setattr(
+            PassThrough, "forward", lambda self, hidden_states, *a, **k: torch.zeros_like(hidden_states)
+        )
     elif mistake == "attention not applied":
         for module in attention_modules(pipeline.unet).values():
             torch.nn.init.normal_(module.to_q.weight, std=0.2)
@@ -95,7 +99,9 @@ def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, mo
     elif mistake == "mid before up":
         modules = list(attention_modules(pipeline.unet).values())
         states = [{key: value.clone() for key, value in module.state_dict().items()} for module in modules]
-        same = [index for index, module in enumerate(modules) if module.to_q.weight.shape == modules[-1].to_q.weight.shape]
+        same = [
+            index for index, module in enumerate(modules) if module.to_q.weight.shape == modules[-1].to_q.weight.shape
+        ]
         for index, source in zip(same, same[-1:] + same[:-1]):
             modules[index].load_state_dict(states[source])
     else:
@@ -146,7 +152,7 @@ def test_the_global_generator_is_neither_used_nor_moved(pipeline, case):
 def test_the_callback_ends_sampling_within_a_step(pipeline, case):
     steps = []
 
-    def stop(step):
+    def stop(step, latents):
         steps.append(step)
         if step == 2:
             raise KeyboardInterrupt
@@ -177,8 +183,11 @@ def rewrite(path, change):
 
 
 def test_attention_indices_count_only_by_rank(copy, pipeline, case):
-    seven = lambda weights: [weights.__setitem__(f"{int(k.split('.')[0]) // 8 * 7}.{k.partition('.')[2]}", weights.pop(k))  # noqa: E731
-                             for k in sorted(weights, key=lambda k: int(k.split(".")[0]))]  # fmt: skip
+    def seven(weights):
+        for key in sorted(weights, key=lambda key: int(key.split(".")[0])):
+            index, _, name = key.partition(".")
+            weights[f"{int(index) // 8 * 7}.{name}"] = weights.pop(key)
+
     rewrite(copy / ATTENTION, seven)
     assert np.array_equal(sample(load(copy), case), sample(pipeline, case))
 
@@ -231,7 +240,11 @@ def test_the_vaes_old_attention_names_are_understood(copy, pipeline, case):
 
 @pytest.mark.parametrize(
     "size, crop, pad",
-    [((100, 100), (12, 0, 88, 100), (0, 128, 768, 896)), ((300, 100), (112, 0, 188, 100), None), ((75, 200), (0, 50, 75, 150), None)],
+    [
+        ((100, 100), (12, 0, 88, 100), (0, 128, 768, 896)),
+        ((300, 100), (112, 0, 188, 100), None),
+        ((75, 200), (0, 50, 75, 150), None),
+    ],
 )
 def test_the_published_geometry(size, crop, pad):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))

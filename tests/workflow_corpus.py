@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACK = Path(__file__).resolve().parents[1] / "custom_nodes/comfyui_tryon"
 FILE_NAME = re.compile(r"\.(safetensors|sft|ckpt|pth?|bin|gguf|onnx|png|jpe?g|webp|mp4|mov|mp3|wav|flac|glb|obj|fbx)\b")
 MISSING_FILE = ("Invalid image file", "Invalid video file", "Invalid audio file", "Invalid file")
 
@@ -73,8 +73,14 @@ def findings(prompt: dict, execution: ModuleType) -> list[str]:
     for node_id, report in (node_errors or {}).items():
         for problem in report["errors"]:
             details = str(problem["details"])
-            missing = problem["type"] == "value_not_in_list" and (FILE_NAME.search(details) or details.endswith("not in []"))
-            missing = missing or problem["type"] == "custom_validation_failed" and any(map(details.__contains__, MISSING_FILE))
+            missing = problem["type"] == "value_not_in_list" and (
+                FILE_NAME.search(details) or details.endswith("not in []")
+            )
+            missing = (
+                missing
+                or problem["type"] == "custom_validation_failed"
+                and any(map(details.__contains__, MISSING_FILE))
+            )
             if not missing:
                 found.append(f"{problem['type']}: node {node_id} ({report['class_type']}): {details[:120]}")
     if error and not node_errors:
@@ -84,16 +90,17 @@ def findings(prompt: dict, execution: ModuleType) -> list[str]:
 
 def run(comfyui: Path, every: int = 1) -> dict:
     """{"templates", "accepted", "valid", "refused": {name: reason}, "findings": {name: [finding]}}."""
-    sys.path.insert(0, str(REPOSITORY / "custom_nodes" / "comfyui_tryon"))
-    from workflow_format import WorkflowFormatError, to_prompt
-
+    # Not as comfyui_tryon.workflow_format: importing the pack itself would hook it into the ComfyUI at hand.
+    sys.path.insert(0, str(PACK))
+    workflow_format = importlib.import_module("workflow_format")
+    sys.path.remove(str(PACK))
     documents = list(templates())[::every]
     node_classes, execution = load_node_classes(comfyui)
     refused, found, accepted = {}, {}, 0
     for name, document in documents:
         try:
-            prompt = to_prompt(document, node_classes)
-        except WorkflowFormatError as error:
+            prompt = workflow_format.to_prompt(document, node_classes)
+        except workflow_format.WorkflowFormatError as error:
             refused[name] = str(error)
             continue
         accepted += 1

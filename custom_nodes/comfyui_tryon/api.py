@@ -1,22 +1,35 @@
 """The HTTP handlers, one per path."""
 
 import asyncio
+import base64
+import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
-from . import body, tryon
+from . import body, metrics, openapi, pictures, tryon
+from .engine import Progress
 from .errors import ApiError
 from .health import Health
+from .schema import TryonRequest
 from .settings import Settings
-from .tryon import MEDIA_TYPES, Request, Result, TryOn
+from .tryon import MEDIA_TYPES, Request, Status, TryOn
 from .workflows import Workflows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TRYON = "/api/v1/tryon"
+DOCS = "/api/v1/docs"
 HEALTH_PATHS = frozenset({"/ping", "/healthz", "/readyz", "/health"})
+EVENT_STREAM = "text/event-stream"
+
+# Bodies that may be on their way in at once; with TRYON_MAX_BODY_MB it bounds the memory they take.
+MAX_RECEIVING = 32
+RECEIVE_TIMEOUT_S = 60
 DISCONNECT_POLL_S = 0.2
+KEEP_ALIVE_S = 10
+PREVIEW_QUALITY = 70
 
 
 class Api:
@@ -25,6 +38,7 @@ class Api:
         self._tryon = tryon
         self._workflows = workflows
         self._health = health
+        self._receiving = 0
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """Handlers by path and method; a path ending in `/{id}` takes one more segment."""
@@ -32,6 +46,11 @@ class Api:
             **self.health_routes(),
             TRYON: {"POST": self.tryon},
             TRYON + "/{id}": {"DELETE": self.cancel},
+            "/api/v1/workflows": {"GET": self.workflows},
+            "/api/v1/openapi.json": {"GET": self.openapi},
+            DOCS: {"GET": self.docs},
+            **{f"{DOCS}/{name}": {"GET": self.docs_file} for name in openapi.DOCS_FILES},
+            "/metrics": {"GET": self.metrics},
         }
 
     def health_routes(self) -> dict[str, dict[str, Handler]]:
@@ -56,38 +75,154 @@ class Api:
         return web.json_response(content, status=status)
 
     async def tryon(self, request: web.Request) -> web.StreamResponse:
-        self._health.check_accepting()
-        self._tryon.check_room()
-        fields = await body.read(request, int(self._settings.max_body_mb * 1e6))
-        wanted = raw_format(request.headers.get("Accept", ""))
-        if wanted:
-            fields.output_format = wanted
-        job = Request(request["id"])
-        result = await self._while_connected(request, self._tryon.answer(job, fields))
-        seed = {"X-Seed": str(result.seed)}
-        if wanted:
-            return web.Response(body=result.images[0], content_type=MEDIA_TYPES[wanted], headers=seed)
-        content = await asyncio.to_thread(lambda: tryon.reply(job.id, result).model_dump_json(exclude_none=True).encode())
-        return web.Response(body=content, content_type="application/json", headers=seed)
+        outcome = "internal_error"
+        try:
+            response = await self._answer(request)
+            outcome = request.get("outcome", "ok")
+            return response
+        except ApiError as error:
+            outcome = error.code
+            raise
+        except asyncio.CancelledError:
+            outcome = "canceled"
+            raise
+        finally:
+            metrics.count(outcome)
 
     async def cancel(self, request: web.Request) -> web.Response:
         if not self._tryon.cancel(request["segment"]):
             raise ApiError("not_found", "No request with that id is waiting or running.")
         return web.Response(status=204)
 
-    async def _while_connected(self, request: web.Request, answer: Awaitable[Result]) -> Result:
-        """Awaits `answer`, and cancels it when the client goes away, which a ComfyUI server does not by itself."""
-        task = asyncio.ensure_future(answer)
+    async def workflows(self, request: web.Request) -> web.Response:
+        listed = await asyncio.to_thread(self._workflows.describe, self._settings.workflow)
+        return web.json_response(text=listed.model_dump_json(exclude_none=True))
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(openapi.document())
+
+    async def docs(self, request: web.Request) -> web.Response:
+        return web.Response(text=openapi.DOCS_PAGE, content_type="text/html")
+
+    async def docs_file(self, request: web.Request) -> web.Response:
+        name = request.path.rsplit("/", 1)[1]
+        content = await asyncio.to_thread(openapi.docs_file, name)
+        return web.Response(body=content, content_type=openapi.DOCS_FILES[name], charset="utf-8")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self._health.check_accepting()
+        self._tryon.check_room()
+        fields = await self._receive(request)
+        wanted = wanted_type(request.headers.get("Accept", ""))
+        if wanted == EVENT_STREAM:
+            return await self._stream(request, fields)
+        if wanted:
+            fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
+        task = asyncio.ensure_future(self._tryon.answer(Request(request["id"]), fields))
         try:
             while not (await asyncio.wait({task}, timeout=DISCONNECT_POLL_S))[0]:
-                if request.transport is None or request.transport.is_closing():
-                    raise ApiError("canceled", "The client went away.")
-            return task.result()
+                check_connected(request)
+            result = task.result()
+        finally:
+            task.cancel()
+        metrics.observe(result.stages, len(result.images))
+        seed = {"X-Seed": str(result.seed)}
+        if wanted:
+            return web.Response(body=result.images[0], content_type=wanted, headers=seed)
+        content = await asyncio.to_thread(tryon.reply, request["id"], result)
+        return web.Response(body=content, content_type="application/json", headers=seed)
+
+    async def _receive(self, request: web.Request) -> TryonRequest:
+        if self._receiving >= MAX_RECEIVING:
+            raise ApiError("queue_full", "Too many requests are arriving at once. Retry shortly.", retry_after=1)
+        self._receiving += 1
+        try:
+            with metrics.stages.labels("receive").time():
+                limit = int(self._settings.max_body_mb * 1e6)
+                return await asyncio.wait_for(body.read(request, limit), RECEIVE_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ApiError("invalid_request", f"The body did not arrive within {RECEIVE_TIMEOUT_S} s.") from None
+        finally:
+            self._receiving -= 1
+
+    async def _stream(self, request: web.Request, fields: TryonRequest) -> web.StreamResponse:
+        """Answers with server-sent events; what is wrong before the request is queued is still a plain error reply."""
+        events: asyncio.Queue[Status | Progress] = asyncio.Queue()
+        task = asyncio.ensure_future(
+            self._tryon.answer(Request(request["id"], events.put_nowait, previews=True), fields)
+        )
+        task.add_done_callback(lambda done: events.put_nowait(None))
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": EVENT_STREAM,
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+                "X-Request-Id": request["id"],
+            }
+        )
+        silence = 0.0
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(events.get(), DISCONNECT_POLL_S)
+                except asyncio.TimeoutError:
+                    check_connected(request)
+                    silence += DISCONNECT_POLL_S
+                    if silence >= KEEP_ALIVE_S and response.prepared:
+                        await response.write(b": keep-alive\n\n")
+                        silence = 0.0
+                    continue
+                if event is None and not response.prepared:
+                    task.result()
+                if not response.prepared:
+                    await response.prepare(request)
+                silence = 0.0
+                if event is None:
+                    await response.write(await self._last_event(request, task))
+                    return response
+                for name, data in await _event_data(event):
+                    await response.write(_sse(name, data))
+        except ConnectionResetError:
+            raise ApiError("canceled", "The client went away.") from None
         finally:
             task.cancel()
 
+    async def _last_event(self, request: web.Request, task: asyncio.Future) -> bytes:
+        try:
+            result = task.result()
+            metrics.observe(result.stages, len(result.images))
+            content = await asyncio.to_thread(tryon.reply, request["id"], result)
+            return b"event: output\ndata: " + content + b"\n\n"
+        except ApiError as error:
+            request["outcome"] = error.code
+            return _sse("error", error.body())
 
-def raw_format(accept: str) -> str | None:
-    """The picture format that an Accept header asks for before anything else, or None for JSON."""
+
+def wanted_type(accept: str) -> str | None:
+    """The picture or stream type that an Accept header asks for before anything else, or None for JSON."""
     first = accept.split(",")[0].split(";")[0].strip().lower()
-    return next((name for name, media_type in MEDIA_TYPES.items() if media_type == first), None)
+    return first if first in (EVENT_STREAM, *MEDIA_TYPES.values()) else None
+
+
+def check_connected(request: web.Request) -> None:
+    """Raises ApiError canceled when the client has gone away, of which a ComfyUI server does not tell its handlers."""
+    if request.transport is None or request.transport.is_closing():
+        raise ApiError("canceled", "The client went away.")
+
+
+async def _event_data(event: Status | Progress) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(event, Status):
+        position = {} if event.position is None else {"position": event.position}
+        return [("status", {"status": event.status, **position})]
+    events = [("progress", {"value": event.value, "max": event.max, "node": event.node})]
+    if event.preview is not None:
+        data = await asyncio.to_thread(pictures.encode_preview, event.preview, PREVIEW_QUALITY)
+        events.append(("preview", {"format": "jpeg", "image": base64.b64encode(data).decode("ascii")}))
+    return events
+
+
+def _sse(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()

@@ -67,7 +67,9 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
                 if size > max_bytes:
                     raise _too_large(max_bytes)
                 if part.filename is None and name not in PICTURE_FIELDS and len(data) > TEXT_FIELD_LIMIT:
-                    raise ApiError("invalid_parameter", f"{name[:64]!r} is longer than a value can be.", field=name[:64])
+                    raise ApiError(
+                        "invalid_parameter", f"{name[:64]!r} is longer than a value can be.", field=name[:64]
+                    )
             fields[name] = bytes(data) if part.filename is not None else data.decode("utf-8")
     except ApiError:
         raise

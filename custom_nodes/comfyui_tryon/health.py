@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from .engine import Engine
 from .errors import ApiError
+from .tryon import FAILED_WORKER, TryOn
 
 
 class Health:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, tryon: TryOn) -> None:
+        self._tryon = tryon
         self._warm = False
         self._draining = False
         self._failure: str | None = None
@@ -24,8 +24,12 @@ class Health:
         self._failure = self._failure or reason
 
     @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
     def failure(self) -> str | None:
-        if fault := self._engine.fault():
+        if fault := self._tryon.fault():
             self.fail(fault)
         return self._failure
 
@@ -51,6 +55,6 @@ class Health:
     def check_accepting(self) -> None:
         """Raises ApiError draining or not_ready when a new request would not be answered."""
         if self.failure:
-            raise ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)
+            raise FAILED_WORKER
         if self._draining:
             raise ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)

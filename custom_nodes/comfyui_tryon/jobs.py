@@ -1,8 +1,8 @@
 """Where a request's pictures wait for its nodes: a prompt carries only a token, never a picture."""
 
 import secrets
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np

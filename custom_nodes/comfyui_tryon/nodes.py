@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import jobs, weights
+from . import jobs, metrics, weights
 from .engine import current as engine
 from .masker import CLOTH_TYPES
 
@@ -113,7 +113,7 @@ class CatVTON:
         mask_blur: int = 9,
         batch_size: int = 1,
     ) -> tuple[torch.Tensor]:
-        from .catvton.pipeline import SEED_LIMIT, CatVTONPipeline, working_memory
+        from .catvton.pipeline import SEED_LIMIT, CatVTONPipeline, preview, working_memory
 
         model = _held_model(pipe, CatVTONPipeline, "pipe", "Load CatVTON Pipeline")
         element_size = next(model.unet.parameters()).element_size()
@@ -129,7 +129,7 @@ class CatVTON:
             width=width,
             height=height,
             mask_blur=mask_blur,
-            callback=report,
+            callback=lambda step, latents: report(step, None if latents is None else lambda: preview(latents)),
         )
         return (images.float() / 255.0,)
 
@@ -157,7 +157,7 @@ class LoadAutoMasker:
                     PARSERS,
                     {
                         "default": PARSERS[0],
-                        "tooltip": "schp_densepose: as published. segformer: a transformers SegFormer with clothes labels. "
+                        "tooltip": "schp_densepose: as published. segformer: a SegFormer with clothes labels. "
                         "geometric: body proportions, no weights.",
                     },
                 )
@@ -172,7 +172,9 @@ class LoadAutoMasker:
 class AutoMasker:
     """Finds where a garment goes on a person."""
 
-    DESCRIPTION = "White where a garment of the given type goes on the person, and the person with that area greyed out."
+    DESCRIPTION = (
+        "White where a garment of the given type goes on the person; the person with that area greyed."
+    )
     CATEGORY = CATEGORY
     RETURN_TYPES = ("IMAGE", "IMAGE")
     RETURN_NAMES = ("image", "image_masked")
@@ -189,11 +191,19 @@ class AutoMasker:
             "optional": {
                 "mask_grow": (
                     "INT",
-                    {"default": 0, "min": -256, "max": 256, "tooltip": "Pixels to widen the mask by; negative narrows it."},
+                    {
+                        "default": 0,
+                        "min": -256,
+                        "max": 256,
+                        "tooltip": "Pixels to widen the mask by; negative narrows it.",
+                    },
                 ),
                 "square": (
                     "BOOLEAN",
-                    {"default": False, "tooltip": "The mask's bounding box, so that the old garment's outline is hidden."},
+                    {
+                        "default": False,
+                        "tooltip": "The mask's bounding box, so that the old garment's outline is hidden.",
+                    },
                 ),
                 "largest_person": (
                     "BOOLEAN",
@@ -234,7 +244,10 @@ class _InputImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        choice = (_input_files(), {"image_upload": True, "tooltip": "For trying the graph here; a request brings its own."})
+        choice = (
+            _input_files(),
+            {"image_upload": True, "tooltip": "For trying the graph here; a request brings its own."},
+        )
         return {"required": {"image": choice}, **JOB}
 
     @classmethod
@@ -249,7 +262,9 @@ class _InputImage:
     def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor]:
         pixels = self._pixels(image, token)
         if pixels is None:
-            raise ValueError(f"{type(self).__name__} has no picture. Choose one in the node, or send it in the request.")
+            raise ValueError(
+                f"{type(self).__name__} has no picture. Choose one in the node, or send it in the request."
+            )
         return (torch.from_numpy(pixels).float()[None] / 255.0,)
 
     def _pixels(self, image: str, token: str) -> np.ndarray | None:
@@ -387,7 +402,8 @@ def _dtype(precision: str) -> torch.dtype:
 def _pipeline(base: Path, vae: Path, catvton: Path, attention_version: str, dtype: torch.dtype) -> Any:
     from .catvton import load_pipeline
 
-    return engine().hold(load_pipeline(base, vae, catvton, attention_version, dtype))
+    with metrics.model_load.labels("catvton").time():
+        return engine().hold(load_pipeline(base, vae, catvton, attention_version, dtype))
 
 
 @lru_cache(maxsize=2)
@@ -397,7 +413,8 @@ def _masker(parser: str, folder: Path | None, dtype: torch.dtype) -> Any:
     if parser == "geometric":
         return engine().hold(masker.GeometricMasker())
     cls = {"schp_densepose": masker.SchpDensePoseMasker, "segformer": masker.SegformerMasker}[parser]
-    return engine().hold(cls.load(folder, dtype))
+    with metrics.model_load.labels(parser).time():
+        return engine().hold(cls.load(folder, dtype))
 
 
 def _held_model(handle: Any, cls: type, name: str, source: str, method: str = "__call__") -> Any:

@@ -61,6 +61,13 @@ def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def encode_preview(image: Image.Image, quality: int) -> bytes:
+    """A small picture as JPEG."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W, 3) resized to `size` (width, height) with Lanczos."""
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
@@ -87,12 +94,13 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
         return _to_srgb(image.convert("RGB"), profile)
-    return _to_srgb(image, profile).convert("RGB")
+    return _to_srgb(image.convert("RGB") if image.mode == "P" else image, profile).convert("RGB")
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1.0 else 65535.0 if values.max(initial=0) > 255 else 255.0
+    brightest = values.max(initial=0) if image.mode == "F" else 65535.0
+    top = 1.0 if brightest <= 1.0 else 255.0 if brightest <= 255.0 else 65535.0
     return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
 
 

@@ -41,7 +41,9 @@ def _picture(value: Any) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise PydanticCustomError("picture", "is not base64; send the picture's bytes in base64 or as a data URI") from None
+        raise PydanticCustomError(
+            "picture", "is not base64; send the picture's bytes in base64 or as a data URI"
+        ) from None
 
 
 def _seed(value: Any) -> Any:
@@ -97,7 +99,7 @@ class TryonRequest(BaseModel):
     garment_image: Picture = Field(description="The garment: base64, a data URI or, in a form, a file.")
     mask_image: Picture | None = Field(
         None,
-        description="White where the garment goes, in the person picture's frame. Without it the mask is made automatically.",
+        description="White where the garment goes, in the person picture's frame; made automatically if left out.",
     )
     cloth_type: Annotated[Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type)] = Field(
         "upper",
@@ -155,7 +157,28 @@ class TryonReply(BaseModel):
     seed: int = Field(ge=0, le=SEED_MAX)
     workflow: WorkflowVersion
     timings: Timings
-    notice: str | None = Field(None, description="What to know about the picture, such as that the weights are a demo's.")
+    notice: str | None = Field(
+        None, description="What to know about the picture, such as that the weights are a demo's."
+    )
+
+
+class BoundWorkflow(BaseModel):
+    """A workflow and where a request goes in its graph."""
+
+    name: str
+    version: str | None = Field(None, description="A hash of the content that serves; none if nothing serves.")
+    default: bool
+    parameters: dict[str, Any] = Field({}, description="The parameters it takes, with the values that it has for them.")
+    bound: dict[str, list[str]] = Field({}, description="For each field of a request, the nodes that it goes to.")
+    outputs: list[str] = []
+    mask: Literal["required", "optional", "none"] = "none"
+    problem: str | None = Field(
+        None, description="Why the file as it is now is refused; the last good one serves, if any."
+    )
+
+
+class WorkflowList(BaseModel):
+    workflows: list[BoundWorkflow]
 
 
 class Error(BaseModel):
@@ -187,7 +210,9 @@ def _api_error(error: ValidationError) -> ApiError:
     first = problems[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
-        return ApiError("missing_field", f"{field} is missing. Send it in base64, as a data URI or as a file.", field=field)
+        return ApiError(
+            "missing_field", f"{field} is missing. Send it in base64, as a data URI or as a file.", field=field
+        )
     if first["type"] == "extra_forbidden":
         known = ", ".join(TryonRequest.model_fields)
         return ApiError("invalid_parameter", f"{field[:64]!r} is not a field. Known: {known}.", field=field[:64])

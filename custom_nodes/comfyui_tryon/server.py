@@ -9,12 +9,11 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Callable
 
 import numpy as np
 from aiohttp import web
 
-from . import pictures, weights
+from . import log, metrics, pictures, weights
 from .api import HEALTH_PATHS, Api, Handler
 from .engine import Engine
 from .errors import ApiError
@@ -37,13 +36,14 @@ class Server:
         self._engine = engine
         self._workflows = Workflows(settings.workflows_dir, engine.node_classes())
         self._tryon = TryOn(settings, engine, self._workflows)
-        self._health = Health(engine)
+        self._health = Health(self._tryon)
         self._api = Api(settings, self._tryon, self._workflows, self._health)
+        metrics.watch(self._tryon.__len__, engine.device_memory)
         self._exact, self._with_segment = _split(self._api.routes())
         self._tasks: set[asyncio.Task] = set()
 
     def attach(self, app: web.Application) -> None:
-        """Makes `app` serve the API. The middleware is the outermost one: nothing of `app` is reached but through it."""
+        """Makes `app` serve the API; its middleware is the outermost, so nothing of `app` is reached but through it."""
         app.middlewares.insert(0, self.middleware)
         app.on_startup.append(self._start)
 
@@ -59,15 +59,19 @@ class Server:
         except (web.HTTPException, asyncio.CancelledError):
             raise
         except Exception:
-            logger.exception("%s: %s %s failed", request["id"], request.method, request.path)
+            log.RequestLog(logger, request["id"]).exception("%s %s failed", request.method, request.path)
             response = _error_response(
-                ApiError("internal_error", "The server failed. Retry; if it persists, tell the operator the request id.")
+                ApiError(
+                    "internal_error", "The server failed. Retry; if it persists, tell the operator the request id."
+                )
             )
         if not response.prepared:
             response.headers["X-Request-Id"] = request["id"]
         if request.path not in HEALTH_PATHS:
             spent = time.perf_counter() - started
-            logger.info("%s: %s %s -> %d in %.3f s", request["id"], request.method, request.path, response.status, spent)
+            log.RequestLog(logger, request["id"]).info(
+                "%s %s -> %d in %.3f s", request.method, request.path, response.status, spent
+            )
         return response
 
     async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -102,6 +106,8 @@ class Server:
             raise ApiError("unauthorized", "Send this server's key in X-API-Key or as Authorization: Bearer.")
 
     async def _start(self, app: web.Application) -> None:
+        if self._settings.log_format == "json":
+            log.use_json()
         self._engine.watch_progress()
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -155,6 +161,8 @@ class Server:
                     raise
 
     def _on_signal(self) -> None:
+        if self._health.draining:
+            _stop()
         self._health.drain()
         self._spawn(self._drain())
 

@@ -1,18 +1,20 @@
 """One request's way: pictures in, a prompt on the engine's queue, pictures out."""
 
 import asyncio
+import base64
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from . import jobs, pictures, weights
 from .engine import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError
+from .log import RequestLog
 from .schema import SEED_MAX, Image, Output, Timings, TryonReply, TryonRequest, WorkflowVersion
 from .settings import Settings
 from .workflows import Workflow, WorkflowInvalid, Workflows
@@ -20,12 +22,23 @@ from .workflows import Workflow, WorkflowInvalid, Workflows
 logger = logging.getLogger(__name__)
 
 MASK_ASPECT_TOLERANCE = 0.01
+ENGINE_CHECK_S = 1.0
+DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
+FAILED_WORKER = ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a request is: queued, with the number of requests ahead of it, or running."""
+
+    status: str
+    position: int | None = None
 
 
 @dataclass
 class Result:
-    """The pictures of a finished request, encoded."""
+    """The pictures of a finished request, encoded, and how long each stage took in seconds."""
 
     images: list[bytes]
     sizes: list[tuple[int, int]]
@@ -33,6 +46,7 @@ class Result:
     workflow: Workflow
     timings: Timings
     output_format: str
+    stages: dict[str, float]
 
     def seeds(self) -> list[int]:
         return [(self.seed + index) % (SEED_MAX + 1) for index in range(len(self.images))]
@@ -43,12 +57,21 @@ class Request:
 
     Attributes:
         id: the caller's or a new one; in the reply and the log.
-        on_event: told "queued", "running" and progress, on the event loop.
+        on_event: told of a Status or Progress, on the event loop.
+        previews: whether the progress should come with previews.
     """
 
-    def __init__(self, request_id: str, on_event: Callable[[str, Any], None] = lambda event, data: None) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        on_event: Callable[[Status | Progress], None] = lambda event: None,
+        previews: bool = False,
+    ) -> None:
         self.id = request_id
+        self.log = RequestLog(logger, request_id)
         self.on_event = on_event
+        self.previews = previews
+        self.position: int | None = None
         self.arrived = time.perf_counter()
         self.queued = self.started = self.ended = 0.0
         self.run: Run | None = None
@@ -63,10 +86,19 @@ class TryOn:
         self._engine = engine
         self._workflows = workflows
         self._requests: dict[str, Request] = {}
+        self._signs_of_life: dict[Run, float] = {}
+        self._device_fault: str | None = None
         self._execute_s = 10.0
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    def fault(self) -> str | None:
+        """Why this process can make no picture any more, or None."""
+        now = time.monotonic()
+        if any(now - last > self._settings.timeout_s for last in self._signs_of_life.values()):
+            return f"the executor has made no progress for {self._settings.timeout_s:g} s"
+        return self._device_fault or self._engine.fault()
 
     def check_room(self) -> None:
         """Raises ApiError queue_full when as many requests wait as may."""
@@ -96,6 +128,7 @@ class TryOn:
             if request.run and not request.run.finished.done():
                 self._engine.cancel(request.run)
             del self._requests[request.id]
+            self._announce_positions()
 
     def cancel(self, request_id: str, reason: ApiError | None = None) -> bool:
         """Cancels one request; False if there is none with that id."""
@@ -110,14 +143,17 @@ class TryOn:
     async def _answer(self, request: Request, fields: TryonRequest) -> Result:
         workflow = self.workflow(fields.workflow or self._settings.workflow)
         job = jobs.Job(await self._decode(fields))
+        decoded = time.perf_counter()
         self._check_fit(workflow, fields, job)
         seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
         values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
         with jobs.opened(job):
             await self._execute(request, workflow, workflow.prompt(job.token, values))
         if not job.results:
-            logger.error("%s: workflow %s ended without a picture", request.id, workflow.name)
-            raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator.")
+            request.log.error("workflow %s ended without a picture", workflow.name)
+            raise ApiError(
+                "workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator."
+            )
         images, _ = await asyncio.gather(
             asyncio.gather(*(self._encode(pixels, fields) for pixels in job.results)), request.run.forgotten
         )
@@ -133,6 +169,13 @@ class TryOn:
                 total_s=round(done - request.arrived, 4),
             ),
             output_format=fields.output_format,
+            stages={
+                "decode": decoded - request.arrived,
+                "queue": request.started - request.queued,
+                "execute": request.ended - request.started,
+                "encode": done - request.ended,
+                "total": done - request.arrived,
+            },
         )
 
     def workflow(self, name: str) -> Workflow:
@@ -163,7 +206,9 @@ class TryOn:
     def _check_fit(self, workflow: Workflow, fields: TryonRequest, job: jobs.Job) -> None:
         for name in fields.model_fields_set & {"num_inference_steps", "guidance_scale", "seed", "width", "height"}:
             if name not in workflow.parameters and getattr(fields, name) is not None:
-                raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} has no {name}. Leave it out.", field=name)
+                raise ApiError(
+                    "invalid_parameter", f"Workflow {workflow.name!r} has no {name}. Leave it out.", field=name
+                )
         if fields.num_images > 1 and "num_images" not in workflow.parameters:
             raise ApiError(
                 "invalid_parameter", f"Workflow {workflow.name!r} makes one picture a request.", field="num_images"
@@ -171,14 +216,10 @@ class TryOn:
         mask = job.pictures.get("mask_image")
         if mask is None:
             if workflow.mask_required:
-                raise ApiError(
-                    "missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image"
-                )
+                raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
             return
         if not workflow.inputs.get("mask_image"):
-            raise ApiError(
-                "invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image"
-            )
+            raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
         (mask_h, mask_w), (h, w) = mask.shape[:2], job.pictures["person_image"].shape[:2]
         if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
             raise ApiError(
@@ -193,85 +234,111 @@ class TryOn:
         try:
             await self._engine.validate(prompt, workflow.outputs)
         except GraphError as error:
-            logger.error("%s: workflow %s: %s", request.id, workflow.name, error)
+            request.log.error("workflow %s: %s", workflow.name, error)
             raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} cannot run here: {error}.") from None
         if request.cancel_reason:
             raise request.cancel_reason
 
-        def on_start() -> None:
-            request.started = time.perf_counter()
-            request.on_event("running", None)
-
-        def on_progress(progress: Progress) -> None:
-            request.on_event("progress", progress)
-
-        request.queued = request.started = time.perf_counter()
-        request.run = Run(prompt, workflow.outputs, workflow.lasting, on_start, on_progress)
-        self._engine.queue(request.run)
-        request.on_event("queued", len(self) - 1)
+        request.queued = time.perf_counter()
+        run = request.run = Run(
+            prompt,
+            workflow.outputs,
+            workflow.lasting,
+            request.previews,
+            on_start=lambda: self._on_start(request),
+            on_progress=lambda progress: self._on_progress(request, progress),
+        )
+        run.finished.add_done_callback(lambda finished: self._signs_of_life.pop(run, None))
+        self._engine.queue(run)
+        self._announce_positions()
         try:
-            await request.run.finished
+            while not run.finished.done():
+                await asyncio.wait({run.finished}, timeout=ENGINE_CHECK_S)
+                self._engine.fault()
+            run.finished.result()
         except Interrupted:
             raise request.cancel_reason or ApiError("canceled", "The request was canceled.") from None
         except EngineDead:
-            raise ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5) from None
+            raise FAILED_WORKER from None
         except NodeFailed as error:
-            logger.error("%s: %s", request.id, error)
-            raise _node_error(error) from None
+            request.log.error("%s", error)
+            raise self._node_error(request, error) from None
         finally:
             request.ended = time.perf_counter()
+            request.started = request.started or request.ended
         self._execute_s += 0.2 * (request.ended - request.started - self._execute_s)
+
+    def _on_start(self, request: Request) -> None:
+        request.started = time.perf_counter()
+        if not request.run.finished.done():
+            self._signs_of_life[request.run] = time.monotonic()
+        request.on_event(Status("running"))
+        self._announce_positions()
+
+    def _on_progress(self, request: Request, progress: Progress) -> None:
+        if request.run in self._signs_of_life:
+            self._signs_of_life[request.run] = time.monotonic()
+        request.on_event(progress)
+
+    def _announce_positions(self) -> None:
+        for position, request in enumerate(self._requests.values()):
+            if request.queued and not request.started and request.position != position:
+                request.position = position
+                request.on_event(Status("queued", position))
+
+    def _node_error(self, request: Request, error: NodeFailed) -> ApiError:
+        """What a client may know of a node's exception: none of its text, which may hold paths and inputs."""
+        if error.error_type == "NoPersonFound":
+            return ApiError(
+                "no_person_found",
+                "No person was found in person_image. Send a picture that shows the person, or a mask_image.",
+                field="person_image",
+            )
+        if error.error_type == "WeightsMissing":
+            return ApiError(
+                "not_ready",
+                "This worker lacks the weights of that workflow. Its operator finds them listed in the log; "
+                "./start.sh --download fetches them.",
+                retry_after=60,
+            )
+        if error.error_type == "OutOfMemoryError" or "out of memory" in error.message:
+            return ApiError(
+                "out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller picture.", retry_after=5
+            )
+        if DEVICE_FAULT.search(error.message) or error.error_type == "AcceleratorError":
+            self._device_fault = "the GPU has failed"
+            request.log.critical("The GPU has failed and no request can succeed in this process: start a new one.")
+            return FAILED_WORKER
+        return ApiError(
+            "node_execution_error",
+            f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
+            "under this request's id.",
+            node=error.node,
+            node_type=error.node_type,
+        )
 
     async def _encode(self, pixels: np.ndarray, fields: TryonRequest) -> bytes:
         return await asyncio.to_thread(pictures.encode, pixels, fields.output_format, fields.output_quality)
 
 
-def _node_error(error: NodeFailed) -> ApiError:
-    """What a client may know of a node's exception: no text of the exception itself, which may hold paths and inputs."""
-    if error.error_type == "NoPersonFound":
-        return ApiError(
-            "no_person_found",
-            "No person was found in person_image. Send a picture that shows the person, or a mask_image.",
-            field="person_image",
+def reply(request_id: str, result: Result) -> bytes:
+    """The JSON reply; base64 takes long, so call it off the event loop."""
+    images = [
+        Image(
+            image=base64.b64encode(data).decode("ascii"),
+            format=result.output_format,
+            width=width,
+            height=height,
+            seed=seed,
         )
-    if error.error_type == "WeightsMissing":
-        return ApiError(
-            "not_ready",
-            "This worker lacks the weights of that workflow. Its operator finds them listed in the log; "
-            "./start.sh --download fetches them.",
-            retry_after=60,
-        )
-    if error.error_type == "OutOfMemoryError":
-        return ApiError("out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller picture.", retry_after=5)
-    return ApiError(
-        "node_execution_error",
-        f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
-        "under this request's id.",
-        node=error.node,
-        node_type=error.node_type,
-    )
-
-
-def reply(request_id: str, result: Result) -> TryonReply:
-    """The JSON reply; encodes base64, so call it off the event loop."""
-    import base64
-
-    return TryonReply(
+        for data, (width, height), seed in zip(result.images, result.sizes, result.seeds())
+    ]
+    content = TryonReply(
         id=request_id,
-        output=Output(
-            images=[
-                Image(
-                    image=base64.b64encode(data).decode("ascii"),
-                    format=result.output_format,
-                    width=width,
-                    height=height,
-                    seed=seed,
-                )
-                for data, (width, height), seed in zip(result.images, result.sizes, result.seeds())
-            ]
-        ),
+        output=Output(images=images),
         seed=result.seed,
         workflow=WorkflowVersion(name=result.workflow.name, version=result.workflow.version),
         timings=result.timings,
         notice=weights.demo_notice(),
     )
+    return content.model_dump_json(exclude_none=True).encode()

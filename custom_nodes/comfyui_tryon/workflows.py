@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine import is_link
+from .schema import BoundWorkflow, WorkflowList
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
     for field in ("person_image", "garment_image"):
         if field not in inputs:
             titles = " or ".join(repr(title) for title, bound in TITLES.items() if bound == field)
-            raise WorkflowInvalid(f"it has no place for {field}: add a {INPUT_CLASSES[field]} node, or title a LoadImage {titles}")
+            raise WorkflowInvalid(
+                f"it has no place for {field}: add a {INPUT_CLASSES[field]} node, or title a LoadImage {titles}"
+            )
 
     from_person, from_garment, from_mask = (
         _descendants(graph, inputs.get(field, ())) for field in ("person_image", "garment_image", "mask_image")
@@ -129,7 +132,11 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
             if entry["class_type"] in PICTURE_OUTPUTS and node in from_person & from_garment
         ]
         for node in outputs:
-            graph[node] = {**graph[node], "class_type": "TryOnOutput", "inputs": {"images": graph[node]["inputs"]["images"]}}
+            graph[node] = {
+                **graph[node],
+                "class_type": "TryOnOutput",
+                "inputs": {"images": graph[node]["inputs"]["images"]},
+            }
     if not outputs:
         raise WorkflowInvalid("it has no output that depends on both pictures: add a TryOnOutput node to the result")
     needed = _ancestors(graph, outputs)
@@ -162,31 +169,82 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
 
 
 class Workflows:
-    """The workflow files of a folder."""
+    """The workflow files of a folder, as they are now; a file that is refused leaves its last good version serving."""
 
     def __init__(self, folder: Path, node_classes: Mapping[str, type]) -> None:
         self._folder = folder
         self._node_classes = node_classes
-        self._loaded: dict[str, tuple[tuple[int, int], Workflow]] = {}
+        self._read: dict[str, _Read] = {}
 
     def names(self) -> list[str]:
         return sorted(path.stem for path in self._folder.glob("*.json") if NAME.fullmatch(path.stem))
 
     def get(self, name: str) -> Workflow:
-        """The workflow called `name`, read anew when its file has changed.
+        """The workflow called `name`.
 
         Raises:
             KeyError: there is no such file.
-            WorkflowInvalid
+            WorkflowInvalid: it is refused, and there is no earlier good version.
         """
+        read = self._current(name)
+        if read.workflow is None:
+            raise WorkflowInvalid(read.problem)
+        return read.workflow
+
+    def describe(self, default: str) -> WorkflowList:
+        """All of them, for people; `default` is the name of the one that serves requests that name none."""
+        described = []
+        for name in self.names():
+            read = self._current(name)
+            facts = _facts(read.workflow) if read.workflow else {}
+            described.append(BoundWorkflow(name=name, default=name == default, problem=read.problem, **facts))
+        return WorkflowList(workflows=described)
+
+    def _current(self, name: str) -> "_Read":
         path = self._folder / f"{name}.json"
-        if not NAME.fullmatch(name) or not path.is_file():
+        try:
+            stat = path.stat() if NAME.fullmatch(name) else None
+        except OSError:
+            stat = None
+        if stat is None:
+            self._read.pop(name, None)
             raise KeyError(name)
-        stat = path.stat()
         stamp = (stat.st_mtime_ns, stat.st_size)
-        if name not in self._loaded or self._loaded[name][0] != stamp:
-            self._loaded[name] = (stamp, read_workflow(path, self._node_classes))
-        return self._loaded[name][1]
+        before = self._read.get(name)
+        if before and before.stamp == stamp:
+            return before
+        try:
+            workflow, problem = read_workflow(path, self._node_classes), None
+            logger.info("Workflow %s: version %s serves", name, workflow.version)
+        except (WorkflowInvalid, OSError) as error:
+            workflow, problem = before.workflow if before else None, str(error)
+            serving = f"version {workflow.version} serves on" if workflow else "it does not serve"
+            logger.error("Workflow %s is refused, %s: %s", name, serving, problem)
+        self._read[name] = _Read(stamp, workflow, problem)
+        return self._read[name]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What came of reading a file: the version that serves, and why the file as it is now does not."""
+
+    stamp: tuple[int, int]
+    workflow: Workflow | None
+    problem: str | None
+
+
+def _facts(workflow: Workflow) -> dict[str, Any]:
+    first = {name: places[0] for name, places in workflow.parameters.items()}
+    return dict(
+        version=workflow.version,
+        parameters={name: workflow.graph[node]["inputs"].get(key) for name, (node, key) in first.items()},
+        bound={
+            **{field: list(nodes) for field, nodes in workflow.inputs.items()},
+            **{name: [f"{node}.{key}" for node, key in places] for name, places in workflow.parameters.items()},
+        },
+        outputs=list(workflow.outputs),
+        mask="required" if workflow.mask_required else "optional" if workflow.inputs.get("mask_image") else "none",
+    )
 
 
 def _graph(document: Any, node_classes: Mapping[str, type]) -> dict[str, dict]:
@@ -207,7 +265,9 @@ def _title(entry: dict) -> str:
 def _replace_load_image(node: str, graph: dict[str, dict], field: str) -> None:
     for other, entry in graph.items():
         if any(is_link(value) and value == [node, 1] for value in entry["inputs"].values()):
-            raise WorkflowInvalid(f"node {other} uses the MASK output of node {node}, which a request's picture has not")
+            raise WorkflowInvalid(
+                f"node {other} uses the MASK output of node {node}, which a request's picture has not"
+            )
     graph[node] = {**graph[node], "class_type": INPUT_CLASSES[field], "inputs": {"image": ""}}
 
 

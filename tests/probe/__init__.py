@@ -1,7 +1,10 @@
 """A node pack for the tests: nodes that misbehave on demand, and a look at what the process still holds."""
 
 import gc
+import json
+import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -61,6 +64,14 @@ NODE_CLASS_MAPPINGS = {"ProbeFault": ProbeFault}
 try:
     from aiohttp import web
     from server import PromptServer
+
+    async def write_routes(app: web.Application) -> None:
+        """Every (method, path) that ComfyUI and its packs serve, into the file that PROBE_ROUTES names."""
+        if "PROBE_ROUTES" in os.environ:
+            routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
+            Path(os.environ["PROBE_ROUTES"]).write_text(json.dumps(sorted(routes)))
+
+    PromptServer.instance.app.on_startup.append(write_routes)
 
     @PromptServer.instance.routes.get("/probe")
     async def probe(request: web.Request) -> web.Response:

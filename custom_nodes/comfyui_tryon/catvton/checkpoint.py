@@ -1,4 +1,4 @@
-"""Reads the published weight files into a `CatVTONPipeline`, strictly: every tensor used, or the file refused by name."""
+"""Reads the published weight files into a `CatVTONPipeline`, strictly: every tensor is used or the file refused."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def load_pipeline(
 
     attention = catvton / ATTENTION_FOLDERS[attention_version] / "attention" / "model.safetensors"
     unet = _empty_model(UNet2DConditionModel, base / "unet")
-    for name, block in list(unet.named_modules()):
+    for name in [name for name, _ in unet.named_modules()]:
         if name.endswith(".attn2"):
             unet.set_submodule(name, PassThrough())
     weights_path = _weights_file(base / "unet", dtype)

@@ -28,6 +28,9 @@ ETA = 1.0
 # The VAE posterior is drawn from a stream of its own, so that the noise that follows the seed is the published one.
 POSTERIOR_STREAM = 1 << 63
 
+# What one unit of each Stable Diffusion 1 latent channel adds to red, green and blue in [-1, 1]; fitted, approximate
+LATENT_COLOURS = [[0.35, 0.23, 0.32], [0.33, 0.50, 0.24], [-0.28, 0.18, 0.27], [-0.21, -0.26, -0.72]]
+
 
 class CatVTONPipeline(torch.nn.Module):
     """Dresses a person in a garment (paper section 3; published as `CatVTONPipeline` in `model/pipeline.py`).
@@ -55,7 +58,7 @@ class CatVTONPipeline(torch.nn.Module):
         width: int = 768,
         height: int = 1024,
         mask_blur: int = 9,
-        callback: Callable[[int], None] = lambda step: None,
+        callback: Callable[[int, torch.Tensor | None], None] = lambda step, latents: None,
     ) -> torch.Tensor:
         """Samples one picture per seed.
 
@@ -68,7 +71,8 @@ class CatVTONPipeline(torch.nn.Module):
             seeds: one picture each, 0 to 2^64-1.
             width, height: of the result in pixels, multiples of 8.
             mask_blur: radius in pixels of the Gaussian that rounds the mask's outline, 0 for none.
-            callback: called before every denoising step with the number of steps done; what it raises ends the call.
+            callback: called before every denoising step with the number of steps done and the latents that the last
+                step predicts for the end, float32 (1, 4, height/8, width/8) or None; what it raises ends the call.
 
         Returns:
             uint8 (len(seeds), height, width, 3) on the CPU.
@@ -90,7 +94,11 @@ class CatVTONPipeline(torch.nn.Module):
             for index, seed in enumerate(seeds):
                 done = index * num_inference_steps
                 latents = self.denoise(
-                    *conditions, num_inference_steps, guidance_scale, seed, lambda step, done=done: callback(done + step)
+                    *conditions,
+                    num_inference_steps,
+                    guidance_scale,
+                    seed,
+                    lambda step, latents, done=done: callback(done + step, latents),
                 )
                 images.append(self.decode(latents))
             return torch.cat(images)
@@ -105,15 +113,13 @@ class CatVTONPipeline(torch.nn.Module):
             mask: float (1, 1, H, W), 1 where the garment goes.
 
         Returns:
-            mean and standard deviation, float32 (1, 4, 2H/8, W/8), scaled; mask, (1, 1, 2H/8, W/8), of the UNet's dtype.
+            mean and standard deviation, float32 (1, 4, 2H/8, W/8), scaled; mask (1, 1, 2H/8, W/8) in the UNet's dtype.
         """
         weight = next(self.vae.parameters())
         pixels = torch.cat([person * (mask < 0.5), garment]).to(weight.device, weight.dtype)
         posterior = self.vae.encode(pixels).latent_dist
         scale = self.vae.config.scaling_factor
-        mean, std = (
-            torch.cat(moment.float().chunk(2), dim=-2) * scale for moment in (posterior.mean, posterior.std)
-        )
+        mean, std = (torch.cat(moment.float().chunk(2), dim=-2) * scale for moment in (posterior.mean, posterior.std))
         mask = F.interpolate(mask, size=(mask.shape[-2] // DOWNSCALE, mask.shape[-1] // DOWNSCALE), mode="nearest")
         mask = torch.cat([mask, torch.zeros_like(mask)], dim=-2)
         return mean, std, mask.to(next(self.unet.parameters()))
@@ -126,7 +132,7 @@ class CatVTONPipeline(torch.nn.Module):
         num_inference_steps: int,
         guidance_scale: float,
         seed: int,
-        callback: Callable[[int], None],
+        callback: Callable[[int, torch.Tensor | None], None],
     ) -> torch.Tensor:
         """DDIM with eta 1 over the concatenated latents; returns the person's half, float32 (1, 4, H/8, W/8)."""
         from diffusers import DDIMScheduler
@@ -145,8 +151,9 @@ class CatVTONPipeline(torch.nn.Module):
         mask = mask.expand(len(image_latents), -1, -1, -1)
 
         latents = torch.randn(mean.shape, generator=generator).to(mean.device)
+        predicted = None
         for step, timestep in enumerate(scheduler.timesteps):
-            callback(step)
+            callback(step, predicted)
             model_input = latents.to(mask.dtype).expand(len(image_latents), -1, -1, -1)
             model_input = torch.cat([model_input, mask, image_latents], dim=1)
             noise = self.unet(model_input, timestep, encoder_hidden_states=None, return_dict=False)[0].float()
@@ -154,8 +161,9 @@ class CatVTONPipeline(torch.nn.Module):
                 unconditional_noise, conditional_noise = noise.chunk(2)
                 noise = unconditional_noise + guidance_scale * (conditional_noise - unconditional_noise)
             variance = torch.randn(mean.shape, generator=generator).to(mean.device)
-            latents = scheduler.step(noise, timestep, latents, eta=ETA, variance_noise=variance).prev_sample
-        callback(num_inference_steps)
+            output = scheduler.step(noise, timestep, latents, eta=ETA, variance_noise=variance)
+            latents, predicted = output.prev_sample, output.pred_original_sample.chunk(2, dim=-2)[0]
+        callback(num_inference_steps, predicted)
         return latents.chunk(2, dim=-2)[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -164,8 +172,17 @@ class CatVTONPipeline(torch.nn.Module):
         pixels = self.vae.decode(latents).sample.float()
         pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().permute(0, 2, 3, 1).cpu()
         if not torch.isfinite(pixels).all():
-            raise FloatingPointError("The model returned values that are not numbers; use mixed_precision fp32 or bf16.")
+            raise FloatingPointError(
+                "The model returned values that are not numbers; use mixed_precision fp32 or bf16."
+            )
         return pixels.to(torch.uint8)
+
+
+def preview(latents: torch.Tensor) -> Image.Image:
+    """A rough picture of latents, float32 (1, 4, h, w), at w x h pixels, without the VAE."""
+    colours = torch.tensor(LATENT_COLOURS, device=latents.device)
+    pixels = torch.einsum("chw,ck->hwk", latents[0], colours).add(1).mul(127.5).clamp(0, 255)
+    return Image.fromarray(pixels.to(torch.uint8).cpu().numpy())
 
 
 def check_inputs(num_inference_steps: int, seeds: Sequence[int], width: int, height: int) -> None:

@@ -1,7 +1,7 @@
 """The demo's small checkpoint, in the layout of the published weight files.
 
-Where this package holds trained weights (`weights/*.safetensors`, made by `training/train.py`), those are written out; without
-them the weights are random and only prove the path from request to picture.
+Where this package holds trained weights (`weights/*.safetensors`, made by `training/train.py`), those are written out;
+without them the weights are random and only prove the path from request to picture.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 WEIGHTS = Path(__file__).parent / "weights"
 BASE, VAE, CATVTON = "stable-diffusion-inpainting", "sd-vae-ft-mse", "CatVTON"
 ATTENTION = "mix-48k-1024/attention/model.safetensors"
+PARSER = "segformer_b2_clothes"
 MARKER = "demo.json"
 LAYOUT = 1  # counts changes of what `write` writes, so that older folders are written again
 
@@ -40,7 +41,7 @@ VAE_CONFIG = {
     "block_out_channels": [16, 32, 64, 64],
     "layers_per_block": 1,
     "latent_channels": 4,
-    "norm_num_groups": 8,
+    "norm_num_groups": 2,
     "sample_size": 256,
     "scaling_factor": 0.18215,
 }
@@ -57,10 +58,21 @@ SCHEDULER_CONFIG = {
     "timestep_spacing": "leading",
     "trained_betas": None,
 }
+PARSER_SIZE = {"height": 256, "width": 192}
+PARSER_CONFIG = {
+    "model_type": "segformer",
+    "architectures": ["SegformerForSemanticSegmentation"],
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [16, 32, 64, 96],
+    "num_attention_heads": [1, 2, 4, 6],
+    "decoder_hidden_size": 64,
+    "drop_path_rate": 0.0,
+    "classifier_dropout_prob": 0.0,
+}
 NOTE = """\
-Small demo weights, written by this project's `comfyui_tryon.demo.checkpoint`, in the layout of the published CatVTON files.
+Small demo weights in the layout of CatVTON's published files, written by `comfyui_tryon.demo.checkpoint`.
 They are {kind}.
-They derive from no other weights and no photographs, and carry the project's own licence.
+They derive from no other weights and from no photographs, and carry the project's own licence.
 """
 KINDS = {
     "random": "random numbers: they prove the path from request to picture and make noise",
@@ -71,8 +83,9 @@ KINDS = {
 def write(folder: Path) -> Path:
     """Write the demo checkpoint into `folder` unless it is already there; returns `folder`.
 
-    Makes `stable-diffusion-inpainting/{unet,scheduler}`, `sd-vae-ft-mse`, `CatVTON/mix-48k-1024/attention` with float32
-    weights, a licence note, and `demo.json`: {"weights": "random" or "trained", "version": what they are a function of}.
+    Makes `stable-diffusion-inpainting/{unet,scheduler}`, `sd-vae-ft-mse`, `CatVTON/mix-48k-1024/attention` and, where
+    trained, the parser `segformer_b2_clothes`, all float32; a licence note; and `demo.json`: {"weights": "random" or
+    "trained", "version": a hash of their sources}.
     The base UNet holds untrained self-attention, as the published one does: without the attention file nothing dresses.
     """
     marker = {"weights": "trained" if trained() else "random", "version": _version()}
@@ -82,18 +95,18 @@ def write(folder: Path) -> Path:
     path.unlink(missing_ok=True)
     unet_shapes, vae_shapes = _shapes()
     unet = {name: random_tensor("unet", name, shape) for name, shape in unet_shapes.items()}
-    vae_config = VAE_CONFIG
     if trained():
-        unet |= {name: tensor.astype(np.float32) for name, tensor in _load("unet").items()}
-        attention = {name: tensor.astype(np.float32) for name, tensor in _load("attention").items()}
-        vae = {name: tensor.astype(np.float32) for name, tensor in _load("vae").items()}
-        vae_config = VAE_CONFIG | {"scaling_factor": json.loads((WEIGHTS / "vae.json").read_text())["scaling_factor"]}
+        unet |= _load("unet")
+        attention = _load("attention")
+        vae = _load("vae")
+        _write_parser(folder / PARSER)
     else:
-        attention = {key: random_tensor("attention", key, unet_shapes[name]) for key, name in attention_keys(unet_shapes).items()}
+        keys = attention_keys(unet_shapes)
+        attention = {key: random_tensor("attention", key, unet_shapes[name]) for key, name in keys.items()}
         vae = {name: random_tensor("vae", name, shape) for name, shape in vae_shapes.items()}
 
     _save(folder / BASE / "unet", UNET_CONFIG, unet)
-    _save(folder / VAE, vae_config, vae)
+    _save(folder / VAE, VAE_CONFIG, vae)
     (folder / BASE / "scheduler").mkdir(parents=True, exist_ok=True)
     (folder / BASE / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER_CONFIG, indent=2))
     _save_tensors(folder / CATVTON / ATTENTION, attention)
@@ -112,7 +125,15 @@ def kind(folder: Path) -> str | None:
 
 def trained() -> bool:
     """Whether this package holds trained weights."""
-    return all((WEIGHTS / f"{name}.safetensors").is_file() for name in ("unet", "attention", "vae"))
+    return all((WEIGHTS / f"{name}.safetensors").is_file() for name in ("unet", "attention", "vae", "parser"))
+
+
+def parser_config() -> dict:
+    """The demo parser's config.json, with ATR's labels."""
+    from ..masker.agnostic import ATR_LABELS
+
+    labels = {str(index): label for index, label in enumerate(ATR_LABELS)}
+    return PARSER_CONFIG | {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}
 
 
 def random_tensor(model: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -126,11 +147,15 @@ def random_tensor(model: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def attention_keys(names: list[str] | dict) -> dict[str, str]:
     """The published attention file's keys (integers 8 apart: down, up, mid) to the UNet's names, 16 x 5 tensors."""
-    wanted = [name for name in names if ".attn1." in name]
-    blocks = list(dict.fromkeys(name.split(".attn1.")[0] for name in wanted))
     order = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
-    blocks.sort(key=lambda block: (order[block.split(".")[0]], [int(part) for part in block.split(".") if part.isdigit()]))
-    return {f"{8 * blocks.index(name.split('.attn1.')[0])}.{name.split('.attn1.')[1]}": name for name in wanted}
+    split = {name: name.split(".attn1.") for name in names if ".attn1." in name}
+
+    def rank(block: str) -> tuple[int, list[int]]:
+        parts = block.split(".")
+        return order[parts[0]], [int(part) for part in parts if part.isdigit()]
+
+    blocks = sorted({block for block, _ in split.values()}, key=rank)
+    return {f"{8 * blocks.index(block)}.{tensor}": name for name, (block, tensor) in split.items()}
 
 
 def _shapes() -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
@@ -152,7 +177,14 @@ def _version() -> str:
 def _load(name: str) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    return load_file(WEIGHTS / f"{name}.safetensors")
+    tensors = load_file(WEIGHTS / f"{name}.safetensors").items()
+    return {key: tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor for key, tensor in tensors}
+
+
+def _write_parser(folder: Path) -> None:
+    _save_tensors(folder / "model.safetensors", _load("parser"))
+    (folder / "config.json").write_text(json.dumps(parser_config(), indent=2))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": PARSER_SIZE}))
 
 
 def _save(folder: Path, config: dict, tensors: dict[str, np.ndarray]) -> None:

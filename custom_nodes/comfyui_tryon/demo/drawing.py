@@ -1,7 +1,8 @@
 """Drawn people and garments: the demo's photographs, and what its small models are trained on.
 
-Everything is a function of the seed. Shapes are laid out in units of 1/300 of the picture's width (the picture is 300 x 400
-units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same picture at every size.
+Everything is a function of the seed. Shapes are laid out in units of 1/300 of the picture's width (the picture is
+300 x 400 units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same picture
+at every size.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ FABRICS: tuple[Colour, ...] = (
     (96, 196, 204), (54, 120, 210), (30, 50, 118), (104, 62, 160), (176, 120, 206), (224, 74, 142), (246, 172, 194),
     (122, 30, 52), (120, 78, 48), (206, 172, 128), (244, 240, 230), (150, 154, 162), (44, 44, 50),
 )
-SKINS: tuple[Colour, ...] = ((250, 220, 198), (236, 192, 160), (212, 162, 124), (172, 118, 80), (128, 82, 54), (90, 58, 42))
+SKINS: tuple[Colour, ...] = (
+    (250, 220, 198), (236, 192, 160), (212, 162, 124), (172, 118, 80), (128, 82, 54), (90, 58, 42),
+)
 HAIRS: tuple[Colour, ...] = (
-    (34, 28, 28), (66, 42, 30), (110, 68, 38), (160, 112, 58), (222, 186, 116), (158, 64, 36), (150, 148, 150), (88, 54, 96),
+    (34, 28, 28), (66, 42, 30), (110, 68, 38), (160, 112, 58), (222, 186, 116), (158, 64, 36), (150, 148, 150),
+    (88, 54, 96),
 )
 
 
@@ -38,9 +42,9 @@ HAIRS: tuple[Colour, ...] = (
 class Pair:
     """One try-on with its truth. RGB pictures of one size, and two L pictures of the same size.
 
-    person: somebody wearing something; garment: another garment flat on white; worn: the same person wearing `garment`.
-    mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of `person`.
-    dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall".
+    person: somebody wearing something; garment: another garment flat on white; worn: the person wearing `garment`.
+    mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of
+    `person`. dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall".
     """
 
     person: Image.Image
@@ -84,7 +88,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Garment:
-    """What one garment is, whoever wears it. kind: "top", "pants", "skirt" or "dress"; lengths as fractions of the limb."""
+    """What one garment is, whoever wears it. kind: "top", "pants", "skirt" or "dress"; lengths: shares of a limb."""
 
     kind: str
     colours: tuple[Colour, Colour, Colour]
@@ -102,7 +106,9 @@ class Garment:
 class Camera:
     """Units to pixels: scale, tilt about a centre."""
 
-    def __init__(self, width: int, height: int, scale: float = 1.0, tilt: float = 0.0, centre: tuple[float, float] = (0, 200)):
+    def __init__(
+        self, width: int, height: int, scale: float = 1.0, tilt: float = 0.0, centre: tuple[float, float] = (0, 200)
+    ) -> None:
         self.size = (width, height)
         self.scale = float(scale) * width / 300
         self.turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
@@ -141,7 +147,8 @@ class Canvas:
         mask = Image.new("L", self.camera.size)
         draw = ImageDraw.Draw(mask)
         for line in lines:
-            draw.line([tuple(p) for p in self.camera.pixels(line)], fill=255, width=max(1, round(width * self.camera.scale)))
+            points = [tuple(p) for p in self.camera.pixels(line)]
+            draw.line(points, fill=255, width=max(1, round(width * self.camera.scale)))
         return mask
 
     def paint(
@@ -153,8 +160,8 @@ class Canvas:
         folds: list | None = None,
         solid: Image.Image | None = None,
     ) -> None:
-        """Cover `mask` with `fill`. relief (0 to 1) darkens towards the edges of `solid`, by default the mask's own; folds
-        are lines of shade."""
+        """Cover `mask` with `fill`. relief (0 to 1) darkens towards the edges of `solid`, by default the mask's own;
+        folds are lines of shade."""
         box = mask.getbbox()
         if box is None:
             return
@@ -185,10 +192,13 @@ def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
     rng = np.random.default_rng(seed)
     cloth_type = CLOTH_TYPES[rng.choice(3, p=[0.6, 0.2, 0.2])]
     body = _body(rng)
-    top, bottom, dress = _garment(rng, "top"), _garment(rng, "pants" if rng.random() < 0.6 else "skirt"), _garment(rng, "dress")
+    top = _garment(rng, "top")
+    bottom = _garment(rng, "pants" if rng.random() < 0.6 else "skirt")
+    dress = _garment(rng, "dress")
     wears_dress = cloth_type == "overall" and rng.random() < 0.3
     before = [dress] if wears_dress else [bottom, top]
-    garment = _garment(rng, {"upper": "top", "overall": "dress"}.get(cloth_type, "pants" if rng.random() < 0.5 else "skirt"))
+    lower = "pants" if rng.random() < 0.5 else "skirt"
+    garment = _garment(rng, {"upper": "top", "lower": lower, "overall": "dress"}[cloth_type])
     after = {"upper": [bottom, garment], "lower": [garment, top], "overall": [garment]}[cloth_type]
 
     size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
@@ -248,8 +258,8 @@ def _body(rng: np.random.Generator) -> Body:
 
 
 def _garment(rng: np.random.Generator, kind: str) -> Garment:
-    first, second, third = rng.choice(len(FABRICS), 3, replace=False)
-    colours = tuple(tuple(int(c) for c in np.clip(np.add(FABRICS[i], rng.integers(-14, 15, 3)), 8, 250)) for i in (first, second, third))
+    fabrics = np.array(FABRICS)[rng.choice(len(FABRICS), 3, replace=False)]
+    colours = tuple(tuple(np.clip(fabric + rng.integers(-14, 15, 3), 8, 250).tolist()) for fabric in fabrics)
     patterns = ["solid", "solid", "stripes", "checks", "dots", "gradient", "block", "logo"]
     return Garment(
         kind=kind,
@@ -300,7 +310,7 @@ def _curve(points: list[tuple[float, float]], steps: int = 8) -> np.ndarray:
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     spans = [
         0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:])
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
     ]
     return np.concatenate([*spans, p[-1:]])
 
@@ -382,7 +392,7 @@ def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.
         canvas.paint(band, trim, label)
         if garment.neckline == "collar":
             for side in (-1, 1):
-                leaf = np.array([(0, NECK + 5), (side * 9, NECK - 8), (side * 18, NECK), (side * 9, NECK + 17)], np.float64)
+                leaf = np.array([(0, NECK + 5), (9, NECK - 8), (18, NECK), (9, NECK + 17)]) * (side, 1)
                 canvas.paint(canvas.shape(leaf), trim, label, 0.1)
     elif garment.kind == "skirt":
         side = np.concatenate([[(0, WAIST - 4)], _curve(_skirt_side(body, garment))])
@@ -391,12 +401,13 @@ def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.
         wide = body.leg + 1 + garment.ease * 0.6
         widths = (wide, wide * (0.72 + 0.12 * garment.flare), wide * (0.5 + 0.3 * garment.flare))
         legs = [_limb(body.leg_joints(side), widths, garment.hem) for side in (-1, 1)]
-        seat = _curve([(body.waist + 1.5, WAIST - 4), (body.hip + 1 + garment.ease * 0.4, HIP - 4), (body.hip * 0.5 + wide, HIP + 4)])
+        hip = (body.hip + 1 + garment.ease * 0.4, HIP - 4)
+        seat = _curve([(body.waist + 1.5, WAIST - 4), hip, (body.hip * 0.5 + wide, HIP + 4)])
         seat = _symmetric(np.concatenate([seat, [(3, CROTCH + 6)]]))
-        shape = canvas.shape(*legs, seat)
-        canvas.paint(shape, cloth, label, relief, _folds(body, garment, rng, flat) + [np.array([(0, HIP), (0, CROTCH + 12)])])
+        folds = [*_folds(body, garment, rng, flat), np.array([(0, HIP), (0, CROTCH + 12)])]
+        canvas.paint(canvas.shape(*legs, seat), cloth, label, relief, folds)
     if garment.kind in ("skirt", "pants"):
-        band = _symmetric(np.array([(0, WAIST - 5), (body.waist + 2, WAIST - 5), (body.waist + 3, WAIST + 1), (0, WAIST + 1)]))
+        band = _symmetric(np.array([(body.waist + 2, WAIST - 5), (body.waist + 3, WAIST + 1)]))
         canvas.paint(canvas.shape(band), trim, label)
 
 
@@ -435,15 +446,19 @@ def _folds(body: Body, garment: Garment, rng: np.random.Generator, flat: bool) -
         hem = 228 + 92 * garment.hem
         starts = rng.uniform(-0.75, 0.75, 4)
         reach = body.hip + 22 * garment.flare
-        return [np.array([(x * body.hip, WAIST + rng.uniform(10, 50)), (x * reach, hem - rng.uniform(2, 10))]) for x in starts]
+        return [
+            np.array([(x * body.hip, WAIST + rng.uniform(10, 50)), (x * reach, hem - rng.uniform(2, 10))])
+            for x in starts
+        ]
     if garment.kind == "pants":
         knees = [body.leg_joints(side)[1] + (0, rng.uniform(-10, 6)) for side in (-1, 1)] if garment.hem > 0.5 else []
         return [np.array([knee + (-9, -2), knee + (4, 3)]) for knee in knees]
     lines = []
     for side in (-1, 1):
         y = rng.uniform(WAIST - 18, WAIST + 8)
-        lines.append(_curve([(side * (body.waist + 2), y), (side * body.waist * 0.55, y + rng.uniform(3, 8)), (side * 6, y + rng.uniform(2, 14))]))
-        lines.append(_curve([(side * (body.shoulder - 6), ARMPIT), (side * (body.shoulder - 15), ARMPIT + rng.uniform(8, 18))]))
+        waist = [(body.waist + 2, y), (body.waist * 0.55, y + rng.uniform(3, 8)), (6, y + rng.uniform(2, 14))]
+        armpit = [(body.shoulder - 6, ARMPIT), (body.shoulder - 15, ARMPIT + rng.uniform(8, 18))]
+        lines += [_curve(line) * (side, 1) for line in (waist, armpit)]
     return lines
 
 
@@ -455,11 +470,12 @@ def _dressed(canvas: Canvas, body: Body, garments: list[Garment], fold_seed: int
         legs = _limb(body.leg_joints(side), (body.leg, body.leg * 0.66, body.leg * 0.4))
         canvas.paint(canvas.shape(legs), body.skin, LEGS[(side + 1) // 2], 0.22)
         x, y = body.leg_joints(side)[2]
-        shoe = _curve([(x - side * 6, y - 5), (x - side * 8, y + 10), (x + side * 4, y + 12), (x + side * 17, y + 11), (x + side * 12, y + 3), (x + side * 6, y - 5)])
-        protected.append(canvas.shape(shoe))
+        shoe = _curve([(-6, -5), (-8, 10), (4, 12), (17, 11), (12, 3), (6, -5)])
+        protected.append(canvas.shape(shoe * (side, 1) + (x, y)))
         canvas.paint(protected[-1], body.shoes, SHOES[(side + 1) // 2], 0.25)
-    torso = _curve([(9, NECK + 1), (body.shoulder - 4, SHOULDER), (body.shoulder - 4, ARMPIT), (body.waist, WAIST), (body.hip, HIP), (body.hip * 0.5, CROTCH)])
-    canvas.paint(canvas.shape(_symmetric(torso)), body.skin, FACE, 0.2)
+    chest = [(9, NECK + 1), (body.shoulder - 4, SHOULDER), (body.shoulder - 4, ARMPIT)]
+    torso = _symmetric(_curve([*chest, (body.waist, WAIST), (body.hip, HIP), (body.hip * 0.5, CROTCH)]))
+    canvas.paint(canvas.shape(torso), body.skin, FACE, 0.2)
     neck = np.array([(-8.5, 72), (8.5, 72), (9.5, NECK + 6), (-9.5, NECK + 6)], np.float64)
     canvas.paint(canvas.shape(neck), tuple(int(c * 0.9) for c in body.skin), FACE)
     for garment in garments:
@@ -496,9 +512,11 @@ def _paint_head(canvas: Canvas, body: Body) -> list[Image.Image]:
         eye = x + side * 7.5
         canvas.paint(canvas.shape(_oval(eye, y + 1, 3.6, 2.6)), (250, 250, 250))
         canvas.paint(canvas.shape(_oval(eye, y + 1.2, 2.1, 2.4)), (52, 40, 36))
-        canvas.paint(canvas.strokes([_oval(eye, y - 3, 5, 3, np.pi * 1.2, np.pi * 1.8)], 1.4), tuple(int(c * 0.7) for c in hair))
+        brow = canvas.strokes([_oval(eye, y - 3, 5, 3, np.pi * 1.2, np.pi * 1.8)], 1.4)
+        canvas.paint(brow, tuple(int(c * 0.7) for c in hair))
         canvas.paint(canvas.blur(canvas.shape(_oval(x + side * 10, y + 9, 3.5, 2.5)), 1.5), (228, 128, 112))
-    canvas.paint(canvas.strokes([_curve([(x, y + 2), (x + 2, y + 7), (x - 1, y + 8)])], 1.1), tuple(int(c * 0.72) for c in skin))
+    nose = canvas.strokes([_curve([(x, y + 2), (x + 2, y + 7), (x - 1, y + 8)])], 1.1)
+    canvas.paint(nose, tuple(int(c * 0.72) for c in skin))
     canvas.paint(canvas.strokes([_oval(x, y + 11, 6.5, 4.2, np.pi * 0.15, np.pi * 0.85)], 1.8), (178, 66, 66))
     parts = [ears, head]
     if style == "bald":
@@ -506,8 +524,9 @@ def _paint_head(canvas: Canvas, body: Body) -> list[Image.Image]:
     length = {"short": y + 4, "bun": y + 2, "curly": y + 16, "bob": y + 30, "long": y + 66}[style]
     wide = {"short": 20.5, "bun": 20.0, "curly": 25.0, "bob": 25.0, "long": 25.5}[style]
     crown = _oval(x, y - 4, wide, 25, np.pi, 2 * np.pi)
-    curtain = _curve([(x + wide, y - 4), (x + wide + 1, (y + length) / 2), (x + wide - 4, length), (x + 12, length - 2), (x + 13, y + 20), (x + 15, y - 4)])
-    outline = np.concatenate([crown, curtain, (curtain * (-1, 1) + (2 * x, 0))[::-1]])
+    outside = [(wide, y - 4), (wide + 1, (y + length) / 2), (wide - 4, length)]
+    curtain = _curve([*outside, (12, length - 2), (13, y + 20), (15, y - 4)])
+    outline = np.concatenate([crown, curtain + (x, 0), (curtain * (-1, 1) + (x, 0))[::-1]])
     shapes = [outline]
     if style == "bun":
         shapes.append(_oval(x, y - 33, 10, 9))
@@ -515,7 +534,8 @@ def _paint_head(canvas: Canvas, body: Body) -> list[Image.Image]:
         angles = np.linspace(np.pi * 0.82, np.pi * 2.18, 11)
         shapes.extend(_oval(x + 22 * np.cos(a), y - 3 + 23 * np.sin(a), 8, 8) for a in angles)
     fringe = _oval(x + 1.5, y + 5, 16.5, 18)
-    mask = canvas.shape(*shapes, holes=(fringe, np.array([(x - 13, y + 6), (x + 13, y + 6), (x + 13, 150.0), (x - 13, 150.0)])))
+    throat = np.array([(x - 13, y + 6), (x + 13, y + 6), (x + 13, 150.0), (x - 13, 150.0)])
+    mask = canvas.shape(*shapes, holes=(fringe, throat))
     canvas.paint(mask, hair, HAIR, 0.2)
     return [*parts, mask]
 
@@ -529,7 +549,8 @@ def _flat(garment: Garment, width: int, height: int) -> Image.Image:
     if garment.kind == "skirt":
         outlines = [_symmetric(np.array(_skirt_side(body, garment)))]
     if garment.kind == "pants":
-        outlines = [_limb(body.leg_joints(side), (22, 20, 18), garment.hem) for side in (-1, 1)] + [np.array([(0.0, WAIST - 6)])]
+        outlines = [_limb(body.leg_joints(side), (22, 20, 18), garment.hem) for side in (-1, 1)]
+        outlines.append(np.array([(0.0, WAIST - 6)]))
     points = np.concatenate(outlines)
     low, high = points.min(0), points.max(0)
     scale = min(250 / (high - low)[0], 340 / (high - low)[1], 2.6)
@@ -548,31 +569,34 @@ def _flat(garment: Garment, width: int, height: int) -> Image.Image:
     return paper.rgb
 
 
-def _agnostic(rng: np.random.Generator, person: Canvas, body: Body, cloth_type: str, protected: Image.Image) -> Image.Image:
-    """Where a garment of the type may go: around the body, or its convex hull, sometimes sparing what is worn beside it."""
-    loose = dict(colours=((0, 0, 0),) * 3, pattern="solid", period=9, angle=0, sleeve=0.97, sleeve_colour=0, neckline="crew", ease=8.0, flare=1.0)
-    limbs = [_limb(body.arm_joints(side), (body.arm + 9, body.arm + 8, body.arm + 5)) for side in (-1, 1)]
+def _agnostic(
+    rng: np.random.Generator, person: Canvas, body: Body, cloth_type: str, protected: Image.Image
+) -> Image.Image:
+    """Where a garment may go: around the body, or its convex hull, sometimes sparing what is worn beside it."""
+
+    def loose(kind: str, hem: float) -> Garment:
+        return Garment(kind, ((0, 0, 0),) * 3, "solid", 9, 0, 0.97, 0, "crew", hem, ease=8, flare=1)
+
+    arms = [_limb(body.arm_joints(side), (body.arm + 9, body.arm + 8, body.arm + 5)) for side in (-1, 1)]
     throat = _oval(0, NECK + 6, 22, 30)
     if cloth_type == "upper":
-        parts = [_trunk(body, Garment(kind="top", hem=1.0, **loose)), *limbs, throat]
+        parts = [_trunk(body, loose("top", 1.0)), *arms, throat]
     else:
-        kind = "dress" if cloth_type == "overall" else "skirt"
-        lower = _symmetric(np.concatenate([[(0, WAIST - 8)], _curve(_skirt_side(body, Garment(kind=kind, hem=0.95, **loose)))]))
-        legs = [_limb(body.leg_joints(side), (body.leg + 8, body.leg + 7, body.leg + 5)) for side in (-1, 1)]
-        parts = [lower, *legs]
+        parts = [_symmetric(np.concatenate([[(0, WAIST - 8)], _curve(_skirt_side(body, loose("skirt", 0.95)))]))]
+        parts += [_limb(body.leg_joints(side), (body.leg + 8, body.leg + 7, body.leg + 5)) for side in (-1, 1)]
         if cloth_type == "overall":
-            parts += [_trunk(body, Garment(kind="dress", hem=1.0, **loose)), *limbs, throat]
+            parts += [_trunk(body, loose("dress", 1.0)), *arms, throat]
     style = rng.choice(["body", "hull", "spare"])
     if style != "body":
         parts.append(_hull(np.concatenate(parts)))
-    mask = person.shape(*parts)
-    margin = rng.uniform(2, 8) * person.camera.scale
-    mask = person.blur(mask, margin / person.camera.scale / 2).point(lambda value: 255 * (value > 24))
-    spared = protected
-    keep = {"upper": [PANTS, SKIRT, *LEGS] if style == "spare" else [], "lower": [*ARMS] + ([UPPER] if style == "spare" else []), "overall": []}
-    for label in keep[cloth_type]:
-        spared = ImageChops.lighter(spared, person.labels.point(lambda value, label=label: 255 * (value == label)))
-    return ImageChops.multiply(mask, ImageChops.invert(spared))
+    mask = person.blur(person.shape(*parts), rng.uniform(2, 8) / 2).point(lambda value: 255 * (value > 24))
+    kept = {"upper": [], "lower": [*ARMS], "overall": []}[cloth_type]
+    if style == "spare":
+        kept += {"upper": [PANTS, SKIRT, *LEGS], "lower": [UPPER], "overall": []}[cloth_type]
+    for label in kept:
+        beside = person.labels.point(lambda value, label=label: 255 * (value == label))
+        protected = ImageChops.lighter(protected, beside)
+    return ImageChops.multiply(mask, ImageChops.invert(protected))
 
 
 def _turn(a: tuple, b: tuple, c: tuple) -> float:
@@ -620,14 +644,15 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
         block(-150, floor, 150, 400, tuple(int(c) for c in np.multiply((196, 156, 116), rng.uniform(0.7, 1.05))))
         block(-150, floor - 8, 150, floor, (240, 238, 232))
         side = rng.choice([-1, 1])
-        block(*sorted((side * 142, side * 66))[:1], 50, sorted((side * 142, side * 66))[1], 160, (244, 244, 240))
-        block(*sorted((side * 136, side * 72))[:1], 56, sorted((side * 136, side * 72))[1], 154, pastel())
+        block(side * 142, 50, side * 66, 160, (244, 244, 240))
+        block(side * 136, 56, side * 72, 154, pastel())
     elif scene == "park":
         canvas = Canvas(camera, blend((150, 204, 240), (226, 242, 250)))
         for x in rng.uniform(-150, 150, 5):
             r = rng.uniform(28, 50)
             block(x - 4, floor - 70, x + 4, floor, (122, 90, 62))
-            canvas.paint(canvas.shape(_oval(x, floor - 90, r, r * 1.2)), (int(rng.uniform(70, 120)), int(rng.uniform(140, 176)), 84), None, 0.2)
+            leaves = (int(rng.uniform(70, 120)), int(rng.uniform(140, 176)), 84)
+            canvas.paint(canvas.shape(_oval(x, floor - 90, r, r * 1.2)), leaves, relief=0.2)
         block(-150, floor - 6, 150, 400, (142, 190, 98))
     elif scene == "beach":
         canvas = Canvas(camera, blend((120, 192, 236), (222, 240, 246)))

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 384, 512
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """Write `person.png`, `garment.png` and `mask.png` into `folder`; returns their paths by those names without suffix."""
+    """Write `person.png`, `garment.png` and `mask.png` into `folder`; returns their paths by those names' stems."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = draw_pair(SEED, WIDTH, HEIGHT)
     pictures = {"person": pair.person, "garment": pair.garment, "mask": pair.mask}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a node is; `preview` is a PIL picture or None."""
+    """How far a node is; `preview` is a small PIL picture of its result so far, or None."""
 
     value: int
     max: int
@@ -32,6 +32,7 @@ class Run:
         prompt: in ComfyUI's API format; the engine may change it.
         outputs: ids of the nodes to execute, with all that they depend on.
         lasting: ids of the nodes that do not depend on the request; only their outputs may outlive it.
+        previews: whether somebody looks at the previews.
         finished: resolved with None, or fails with NodeFailed, Interrupted or EngineDead.
         forgotten: resolved when the engine holds nothing of the request any more.
     """
@@ -39,6 +40,7 @@ class Run:
     prompt: dict[str, dict]
     outputs: Sequence[str]
     lasting: frozenset[str] = frozenset()
+    previews: bool = False
     on_start: Callable[[], None] = lambda: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -131,11 +133,17 @@ class Engine(Protocol):
     def load(self, handle: Any, working_memory: int = 0) -> None:
         """Brings a held model onto the device, with `working_memory` bytes to spare beside it."""
 
-    def unload(self) -> None:
-        """Takes every model off the device."""
+    def device_memory(self) -> int:
+        """Bytes of the device's memory that this process uses."""
 
-    def progress(self, total: int) -> Callable[[int], None]:
-        """A function that reports steps done of `total`, and raises where the run has been canceled."""
+    def watch_progress(self) -> None:
+        """Starts reporting progress; call once the host has started."""
+
+    def progress(self, total: int) -> Callable[..., None]:
+        """A function that reports steps done of `total`, and raises where the run has been canceled.
+
+        It takes the number of steps and, optionally, a function that makes a preview, called if somebody looks at it.
+        """
 
     def input_folder(self) -> Path | None:
         """Where the web page uploads pictures; None where there is no web page."""

@@ -19,6 +19,7 @@ import comfy.utils
 import execution
 import folder_paths
 import nodes
+import torch
 from server import PromptServer
 
 from . import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
@@ -109,16 +110,18 @@ class ComfyUIEngine:
     def load(self, handle: Any, working_memory: int = 0) -> None:
         memory.load_models_gpu([handle], memory_required=working_memory, force_full_load=True)
 
-    def unload(self) -> None:
-        memory.unload_all_models()
-        memory.soft_empty_cache()
+    def device_memory(self) -> int:
+        device = memory.get_torch_device()
+        return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
-    def progress(self, total: int) -> Callable[[int], None]:
+    def progress(self, total: int) -> Callable[..., None]:
         bar = comfy.utils.ProgressBar(total)
+        run = self._runs.get(self._running or "")
+        previews = run is None or run.previews
 
-        def report(step: int) -> None:
+        def report(step: int, preview: Callable[[], Any] | None = None) -> None:
             memory.throw_exception_if_processing_interrupted()
-            bar.update_absolute(step, total)
+            bar.update_absolute(step, total, ("JPEG", preview(), None) if preview and previews else None)
 
         return report
 

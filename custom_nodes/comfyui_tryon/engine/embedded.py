@@ -77,20 +77,17 @@ class EmbeddedEngine:
     def load(self, handle: "Held", working_memory: int = 0) -> None:
         handle.model.to(self.device())
 
-    def unload(self) -> None:
-        for handle in self._held:
-            handle.model.to("cpu")
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def device_memory(self) -> int:
+        return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
 
-    def progress(self, total: int) -> Callable[[int], None]:
+    def progress(self, total: int) -> Callable[..., None]:
         run, node = self._running, self._node
 
-        def report(step: int) -> None:
+        def report(step: int, preview: Callable[[], Any] | None = None) -> None:
             self._check_canceled()
             if run:
-                run.call(run.on_progress, Progress(step, total, node))
+                picture = preview() if preview and run.previews else None
+                run.call(run.on_progress, Progress(step, total, node, picture))
 
         return report
 
@@ -99,6 +96,13 @@ class EmbeddedEngine:
 
     def temp_folder(self) -> Path | None:
         return None
+
+    def _unload(self) -> None:
+        for handle in self._held:
+            handle.model.to("cpu")
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _check_canceled(self) -> None:
         if self._running and self._running.id in self._canceled:
@@ -115,6 +119,8 @@ class EmbeddedEngine:
                     self._execute(run)
             except (Interrupted, NodeFailed) as caught:
                 error = caught
+                if getattr(caught, "error_type", "") == "OutOfMemoryError":
+                    self._unload()
             self._canceled.discard(run.id)
             self._runs.pop(run.id, None)
             self._running = None

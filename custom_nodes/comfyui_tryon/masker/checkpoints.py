@@ -1,4 +1,4 @@
-"""Reading published checkpoint files: tensors only, nothing in a file is ever run, every name and shape accounted for."""
+"""Published checkpoint files: only tensors are read, nothing in a file is ever run, every name and shape is checked."""
 
 import collections
 import contextlib
@@ -23,13 +23,28 @@ def missing(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return [file for name in names if not (file := Path(folder) / name).is_file() or not file.stat().st_size]
 
 
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while `file` is read into a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing. Download the published file to this place.") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file} was not loaded, because it is damaged or unsafe. {_REMEDY}") from error
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error}). {_REMEDY}") from error
+
+
 def read_torch(file: Path) -> object:
     """What a `.pth` file holds, on the CPU.
 
     Raises:
         CheckpointError: no such file, damaged, or it holds more than tensors and plain containers.
     """
-    with _opening(file):
+    with reading(file):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -39,7 +54,7 @@ def read_array_pickle(file: Path) -> object:
     Raises:
         CheckpointError: no such file, damaged, or it holds more than arrays and plain containers.
     """
-    with _opening(file), open(file, "rb") as stream:
+    with reading(file), open(file, "rb") as stream:
         return _ArrayUnpickler(stream, encoding="latin1").load()
 
 
@@ -106,20 +121,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], file: Path
         if not weights[name].isfinite().all():
             raise CheckpointError(f"{file} is damaged: {name!r} holds values that are not finite. {_REMEDY}")
     module.load_state_dict({name: weights[name].to(dtype) for name in expected}, assign=True)
-    module.requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _opening(file: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while `file` is read into a CheckpointError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing. Download the published file to this place.") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file} was not loaded, because it is damaged or unsafe. {_REMEDY}") from error
-    except Exception as error:
-        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error}). {_REMEDY}") from error
+    module.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:

@@ -1,8 +1,8 @@
 """DensePose R50-FPN s1x (Guler et al., CVPR 2018; model zoo id 165712039, `model_final_162be9.pkl`) in plain PyTorch.
 
 A Faster R-CNN person detector on a ResNet-50 FPN, and a head that labels the pixels of one detected person with body
-parts. Frozen batch norms are folded into the convolutions; modules are named as the weights in the published file, which
-detectron2 wrote. The U and V coordinates are left out.
+parts. Frozen batch norms are folded into the convolutions; modules are named as the weights in the published file. The
+U and V coordinates are left out.
 """
 
 from pathlib import Path
@@ -50,6 +50,7 @@ class DensePose(nn.Module):
         self.roi_heads = _RoiHeads()
 
     @classmethod
+    @torch.inference_mode(False)  # a host may load inside and move outside inference mode
     def load(cls, file: Path, dtype: torch.dtype) -> "DensePose":
         """The network with the weights of the published `model_final_162be9.pkl`.
 
@@ -59,11 +60,11 @@ class DensePose(nn.Module):
         saved = read_array_pickle(file)
         if not isinstance(saved, dict) or "model" not in saved:
             raise CheckpointError(f"{file} is no DensePose checkpoint: it has no 'model'. Download the published file.")
-        weights = {name: value for name, value in saved["model"].items() if not name.startswith(_UNUSED)}
+        weights = as_weights(saved["model"], file)
+        weights = {name: value for name, value in weights.items() if not name.startswith(_UNUSED)}
         with torch.device("meta"):
             network = cls()
-        weights = fold_norms(as_weights(weights, file), lambda norm: norm.removesuffix(".norm"), file)
-        load_weights(network, weights, file, dtype)
+        load_weights(network, fold_norms(weights, lambda norm: norm.removesuffix(".norm"), file), file, dtype)
         return network.eval()
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Garment areas from body proportions alone: no weights, for pictures of one standing person."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -10,7 +11,7 @@ from torch import nn
 from .agnostic import check_request, reshape_area
 
 # Body in head heights: x from the body's axis, y down from the top of the hair.
-_TORSO = [(-0.28, 1.1), (0.28, 1.1), (0.84, 1.3), (0.74, 2.4), (0.78, 3.0), (-0.78, 3.0), (-0.74, 2.4), (-0.84, 1.3)]
+_TORSO = [(-0.28, 1.1), (0.28, 1.1), (0.84, 1.3), (0.74, 2.4), (0.78, 3.2), (-0.78, 3.2), (-0.74, 2.4), (-0.84, 1.3)]
 _COAT = [*_TORSO[:4], (0.86, 3.9), (-0.86, 3.9), *_TORSO[6:]]
 _LEGS = [(-0.66, 2.65), (0.66, 2.65), (0.84, 3.4), (0.72, 6.45), (-0.72, 6.45), (-0.84, 3.4)]
 _ARM = [(0.76, 1.42), (0.88, 2.4), (0.96, 3.15)]
@@ -22,6 +23,16 @@ _HEADS_WIDE = 2.0
 
 _POLYGONS = {"upper": [_TORSO], "lower": [_LEGS], "overall": [_TORSO, _LEGS], "inner": [_TORSO], "outer": [_COAT]}
 _SLEEVED = ("upper", "overall", "outer")
+
+
+class _Body(NamedTuple):
+    """Where the body is, in pixels."""
+
+    axis: float  # x of the trunk's middle
+    head_axis: float  # x of the head's middle
+    top: float  # y of the hair's top
+    head: float  # height of the head, hair included
+    breadth: float  # relative to the average
 
 
 class GeometricMasker(nn.Module):
@@ -63,14 +74,13 @@ class GeometricMasker(nn.Module):
         return reshape_area(area, protect, mask_grow, square).astype(np.uint8) * 255
 
 
-def _assumed_body(width: int, height: int) -> tuple[float, float, float, float, float]:
+def _assumed_body(width: int, height: int) -> _Body:
     head = min(0.165 * height, width / _HEADS_WIDE / 1.1)
-    return width / 2, width / 2, max(0.03 * height, 0.45 * (height - _HEADS_TALL * head)), head, 1.0
+    return _Body(width / 2, width / 2, max(0.03 * height, 0.45 * (height - _HEADS_TALL * head)), head, 1.0)
 
 
-def _find_body(person: np.ndarray) -> tuple[float, float, float, float, float] | None:
-    """The body in front of a plain background: x of the body and of the head, y of the hair's top, the head's height
-    (all in pixels) and the body's breadth relative to the average; None where the background is not plain."""
+def _find_body(person: np.ndarray) -> _Body | None:
+    """The body in front of a plain background, or None where the background is not plain."""
     height, width = person.shape[:2]
     scale = max(1.0, max(height, width) / 192)
     w, h = round(width / scale), round(height / scale)
@@ -91,7 +101,7 @@ def _find_body(person: np.ndarray) -> tuple[float, float, float, float, float] |
         return None
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    figure = (sizes > 0.1 * sizes.max())[parts]
+    figure = (sizes > 0.03 * sizes.max())[parts]
     rows, columns = np.flatnonzero(figure.any(1)), np.flatnonzero(figure.any(0))
     top, tall, wide = int(rows[0]), int(rows[-1] + 1 - rows[0]), int(columns[-1] + 1 - columns[0])
     if tall < 0.4 * h or tall < 1.2 * wide or figure.sum() > 0.9 * tall * wide:
@@ -106,12 +116,11 @@ def _find_body(person: np.ndarray) -> tuple[float, float, float, float, float] |
     if rows[-1] < h - 1:
         top = int(rows[-1]) + 1 - _HEADS_TALL * head
     breadth = min(max(wide / (_HEADS_WIDE * head), 0.8), 1.15)
-    return axis * width / w, head_axis * width / w, top * height / h, head * height / h, breadth
+    return _Body(axis * width / w, head_axis * width / w, top * height / h, head * height / h, breadth)
 
 
-def _draw(
-    body: tuple[float, float, float, float, float], cloth_type: str, width: int, height: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw(body: _Body, cloth_type: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """The garment's outline, and head and hands, which are to be kept clear; bool (H, W) each."""
     axis, head_axis, top, head, breadth = body
 
     def place(points: list[tuple[float, float]], side: int = 1) -> list[tuple[float, float]]:
@@ -132,5 +141,4 @@ def _draw(
         ellipse(guard, axis, _HAND, side)
     ellipse(guard, head_axis, _HEAD, 1)
     rounded = np.asarray(area.filter(ImageFilter.GaussianBlur(0.09 * head))) >= 128
-    protected = np.asarray(protect) > 0
-    return rounded & ~protected, protected
+    return rounded, np.asarray(protect) > 0

@@ -15,7 +15,7 @@ from .checkpoints import CheckpointError, as_weights, fold_norms, load_weights, 
 
 # BGR statistics, which the published AutoMasker applies to RGB pixels.
 _MEAN, _STD = (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)
-_STRIP = 256  # rows whose logits are held at full size at once
+_STRIP = 128  # rows whose logits are held at full size at once
 _UNUSED = ("edge.conv4.", "edge.conv5.", "decoder.conv4.")  # outputs that only training looks at
 
 
@@ -43,6 +43,7 @@ class Schp(nn.Module):
         self.fushion = nn.Sequential(_conv(1024, 256), *_activation(2), nn.Conv2d(256, classes, 1))
 
     @classmethod
+    @torch.inference_mode(False)  # a host may load inside and move outside inference mode
     def load(cls, file: Path, classes: int, side: int, dtype: torch.dtype) -> "Schp":
         """The network with the weights of a published `exp-schp-*.pth` file.
 
@@ -112,15 +113,13 @@ def _opencv_positions(count: int, step: float, other_middle: float) -> np.ndarra
 
 def _sample(planes: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Bilinear values of `planes` (1, C, H, W) at the crossings of `rows` and `columns`; zero beyond the border."""
+    planes = F.pad(planes, (1, 1, 1, 1))
     for axis, positions in ((2, rows), (3, columns)):
-        size = planes.shape[axis]
-        low = positions.floor()
-        total = 0
-        for index, weight in ((low, 1 - (positions - low)), (low + 1, positions - low)):
-            weight = weight * ((index >= 0) & (index < size))
-            values = planes.index_select(axis, index.clamp(0, size - 1).long())
-            total = total + values * (weight[:, None] if axis == 2 else weight)
-        planes = total
+        below = positions.floor()
+        last = planes.shape[axis] - 1
+        low, high = (planes.index_select(axis, (below + n).clamp(0, last).long()) for n in (1, 2))
+        fraction = positions - below
+        planes = torch.lerp(low, high, fraction[:, None] if axis == 2 else fraction)
     return planes
 
 

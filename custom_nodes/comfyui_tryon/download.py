@@ -1,0 +1,281 @@
+"""`python -m comfyui_tryon.download`: fetches the published weight files and keeps them to what was fetched first.
+
+Besides the standard library it needs huggingface_hub alone.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import ATTENTION_FOLDERS, LICENCES, SEGFORMER, Needed, to_download
+
+LOCK = "tryon-weights.lock.json"
+
+
+class DownloadError(Exception):
+    """A file cannot be fetched; the message says in one line why and what to do."""
+
+
+def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was fetched into `folder`: {repository: {"revision", "commit", "files": {name: {"size", "sha256"}}}}.
+
+    Raises:
+        DownloadError: the lock file is damaged.
+    """
+    try:
+        return json.loads((folder / LOCK).read_text())["repositories"]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise DownloadError(
+            f"{folder / LOCK} is damaged: restore it, or delete it to trust the next download."
+        ) from None
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str, str]) -> None:
+    """Fetches the files of `wanted` into `folder`/NAME for each repository OWNER/NAME, and locks them.
+
+    What the lock file has is held to it: the same commit, the same size and sha256. A repository named in `revisions`
+    moves to that branch, tag or commit instead, and a file seen for the first time is recorded.
+
+    Raises:
+        DownloadError
+    """
+    try:
+        lock = read_lock(folder)
+        for repository, needed in wanted.items():
+            _Fetch(folder, repository, lock).run(needed, revisions.get(repository))
+    except OSError as error:
+        raise DownloadError(_disk_message(error, folder)) from error
+
+
+class _Fetch:
+    """The files of one repository on their way into `folder`."""
+
+    def __init__(self, folder: Path, repository: str, lock: dict[str, dict[str, Any]]) -> None:
+        self._folder = folder
+        self._target = folder / repository.rsplit("/", 1)[-1]
+        self._repository = repository
+        self._lock = lock
+
+    def run(self, needed: Needed, revision: str | None) -> None:
+        locked = self._lock.get(self._repository, {"files": {}})
+        here = {name: _entry(path) for names in needed for name in names if (path := self._target / name).is_file()}
+        kept = {name for name, entry in here.items() if entry == locked["files"].get(name)}
+        if revision is None and all(kept.intersection(names) for names in needed):
+            _say(f"{self._repository}: complete, commit {locked['commit']}")
+            return
+        info = self._model_info(revision or locked.get("commit") or "main")
+        if locked.get("commit") != info.sha:
+            locked = {"revision": revision or "main", "commit": info.sha, "files": {}}
+        published = {sibling.rfilename: sibling for sibling in info.siblings}
+        names = [self._first_published(alternatives, published, info.sha) for alternatives in needed]
+        expected = {
+            name: locked["files"].get(name, {}).get("sha256") or getattr(published[name].lfs, "sha256", None)
+            for name in names
+        }
+        absent = [name for name in names if name not in here or here[name]["sha256"] != expected[name]]
+        self._check_space(sum(published[name].size or 0 for name in absent))
+        for name in names:
+            if name in absent:
+                self._fetch(name, info.sha, published[name].size, expected[name] or info.sha)
+                here[name] = _entry(self._target / name)
+                if expected[name] not in (None, here[name]["sha256"]):
+                    (self._target / name).unlink()
+                    source = "the lock file has" if name in locked["files"] else "the hub announces"
+                    raise DownloadError(
+                        f"{self._repository}: {name} came with sha256 {here[name]['sha256']} where {source} "
+                        f"{expected[name]}. It was deleted. Run the same command again; if that does not help, the "
+                        "file was replaced or tampered with."
+                    )
+            locked["files"][name] = here[name]
+            self._write_lock(locked)
+        for leftover in self._target.glob("**/*.part"):
+            leftover.unlink()
+        _say(f"{self._repository}: complete, commit {info.sha}, licence {LICENCES[self._repository]}")
+
+    def _model_info(self, revision: str) -> Any:
+        from huggingface_hub import HfApi, constants
+
+        try:
+            return HfApi().model_info(self._repository, revision=revision, files_metadata=True)
+        except Exception as error:
+            message = self._hub_message(error, revision)
+            raise DownloadError(
+                message
+                or f"{constants.ENDPOINT} cannot be reached ({_reason(error)}). Check this machine's network, or copy "
+                f"the folder {self._folder} from a machine that has it."
+            ) from error
+
+    def _first_published(self, alternatives: Sequence[str], published: Mapping[str, Any], commit: str) -> str:
+        for name in alternatives:
+            if name in published:
+                return name
+        raise DownloadError(f"{self._repository} has no file {alternatives[0]} at {commit}: choose another revision.")
+
+    def _check_space(self, size: int) -> None:
+        self._target.mkdir(parents=True, exist_ok=True)
+        partial = sum(path.stat().st_size for path in self._target.glob("**/*.part"))
+        free = shutil.disk_usage(self._target).free
+        if size - partial > free:
+            raise DownloadError(
+                f"The disk is full: {self._repository} needs {(size - partial) / 1e9:.2f} GB in {self._folder}, "
+                f"{free / 1e9:.2f} GB are free. Free some, or choose another folder with TRYON_MODELS_DIR."
+            )
+
+    def _fetch(self, name: str, commit: str, size: int, content: str) -> None:
+        """Downloads one file, going on with what an earlier try left of the same content."""
+        path = self._target / name
+        part = path.with_name(f"{path.name}.{content[:16]}.part")
+        path.unlink(missing_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            before = part.stat().st_size if part.is_file() else 0
+            try:
+                self._append(part, name, commit, size)
+                break
+            except Exception as error:
+                if getattr(error, "errno", None) in _DISK_MESSAGES:
+                    raise
+                if message := self._hub_message(error, commit):
+                    raise DownloadError(message) from error
+                if part.stat().st_size == before:
+                    raise DownloadError(
+                        f"{self._repository}: the connection broke off during {name} ({_reason(error)}). Run the same "
+                        "command again: it goes on where it stopped."
+                    ) from error
+        os.replace(part, path)
+
+    def _append(self, part: Path, name: str, commit: str, size: int) -> None:
+        # hf_hub_download would start from zero in every new process
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        with open(part, "ab") as stream:
+            if stream.tell() > size:
+                stream.seek(0)
+                stream.truncate()
+            if stream.tell() < size:
+                http_get(
+                    hf_hub_url(self._repository, name, revision=commit),
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=build_hf_headers(),
+                    expected_size=size,
+                    displayed_filename=name,
+                )
+
+    def _hub_message(self, error: Exception, revision: str) -> str | None:
+        """What the hub's refusal means; None where it did not answer."""
+        from huggingface_hub import constants, errors, get_token
+
+        page, has_token = f"{constants.ENDPOINT}/{self._repository}", bool(get_token())
+        if isinstance(error, errors.GatedRepoError):
+            token = "the token in HF_TOKEN" if has_token else "HF_TOKEN, which is not set; set it to a token"
+            return f"{self._repository} is gated: accept its terms at {page} with the account of {token}."
+        if isinstance(error, errors.RepositoryNotFoundError):
+            token = "the token in HF_TOKEN may not read it" if has_token else "it is private and HF_TOKEN is not set"
+            return f"There is no repository {self._repository} at {constants.ENDPOINT}, or {token}."
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"{self._repository} has no revision {revision}: name a branch, tag or commit of {page}."
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set, which forbids downloads: unset it."
+        response = getattr(error, "response", None)
+        if response is None:
+            return None
+        if response.status_code == 401:
+            return f"{constants.ENDPOINT} does not accept the token in HF_TOKEN: correct or unset it."
+        return f"{constants.ENDPOINT} answers {response.status_code} for {self._repository}: retry later."
+
+    def _write_lock(self, entry: dict[str, Any]) -> None:
+        self._lock[self._repository] = entry
+        path = self._folder / LOCK
+        path.with_suffix(".part").write_text(json.dumps({"repositories": self._lock}, indent=2, sort_keys=True) + "\n")
+        os.replace(path.with_suffix(".part"), path)
+
+
+_DISK_MESSAGES = {
+    errno.ENOSPC: "The disk is full: {} has no room left. Free some and run the same command again: it goes on there.",
+    errno.EDQUOT: "The quota of {} is used up. Free some and run the same command again: it goes on there.",
+    errno.EACCES: "{} cannot be written to: choose a folder with TRYON_MODELS_DIR that can.",
+    errno.EPERM: "{} cannot be written to: choose a folder with TRYON_MODELS_DIR that can.",
+    errno.EROFS: "{} is read-only: choose a folder with TRYON_MODELS_DIR that is not.",
+}
+
+
+def _disk_message(error: OSError, folder: Path) -> str:
+    return _DISK_MESSAGES.get(error.errno, "{} cannot be used (" + _reason(error) + ").").format(folder)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="./start.sh --download", description="Fetches the weight files.")
+    parser.add_argument(
+        "repositories",
+        nargs="*",
+        metavar="REPOSITORY[@REVISION]",
+        help=f"moves one of the repositories to a branch, tag or commit; {SEGFORMER} is fetched only when named",
+    )
+    parser.add_argument(
+        "--attention",
+        default="mix",
+        metavar="VERSION,...",
+        help=f"CatVTON's attention versions: {', '.join(ATTENTION_FOLDERS)} (default: mix)",
+    )
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: TRYON_MODELS_DIR, else models/")
+    options = parser.parse_args()
+    attention = options.attention.split(",")
+    if unknown := set(attention) - set(ATTENTION_FOLDERS):
+        parser.error(f"there is no attention version {unknown.pop()!r}, only {', '.join(ATTENTION_FOLDERS)}")
+    named = dict(name.partition("@")[::2] for name in options.repositories)
+    wanted = to_download(attention, segformer=SEGFORMER in named)
+    if unknown := set(named) - set(wanted):
+        parser.error(f"{unknown.pop()!r} is none of {', '.join([*wanted, SEGFORMER])}")
+    try:
+        folder = options.to or _default_folder()
+        download(folder, wanted, {name: revision for name, revision in named.items() if revision})
+    except DownloadError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on where it stopped.")
+    _say(f"The weights are in {folder}")
+
+
+def _default_folder() -> Path:
+    from .settings import PROJECT, SettingsError, settings
+
+    try:
+        return settings().models_dir or PROJECT / "models"
+    except SettingsError as error:
+        raise DownloadError(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

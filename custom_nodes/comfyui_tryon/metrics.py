@@ -1,0 +1,49 @@
+"""What GET /metrics counts."""
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+registry = CollectorRegistry()
+requests = Counter(
+    "tryon_requests", "Try-on requests answered, by outcome: ok or the error's code.", ["outcome"], registry=registry
+)
+stages = Histogram(
+    "tryon_stage_seconds",
+    "How long a stage of a request took: receive, decode, queue, execute, encode, total.",
+    ["stage"],
+    buckets=SECONDS,
+    registry=registry,
+)
+pictures = Counter("tryon_pictures", "Pictures returned.", registry=registry)
+model_load = Histogram(
+    "tryon_model_load_seconds", "How long a model took to read.", ["model"], buckets=SECONDS, registry=registry
+)
+_queue = Gauge("tryon_queue_depth", "Requests waiting or running.", registry=registry)
+_memory = Gauge("tryon_gpu_memory_bytes", "Memory of the GPU in use by this process.", registry=registry)
+
+
+def watch(queue_depth: Callable[[], int], gpu_memory: Callable[[], int]) -> None:
+    """Says where the gauges read their values when they are asked for."""
+    _queue.set_function(queue_depth)
+    _memory.set_function(gpu_memory)
+
+
+def count(outcome: str) -> None:
+    """A try-on request was answered, with a picture (ok) or an error's code."""
+    requests.labels(outcome).inc()
+
+
+def observe(seconds: Mapping[str, float], picture_count: int) -> None:
+    """A request was answered with pictures."""
+    pictures.inc(picture_count)
+    for stage, value in seconds.items():
+        stages.labels(stage).observe(value)
+
+
+def text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(registry)

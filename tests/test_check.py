@@ -1,0 +1,256 @@
+"""What plain `./start.sh` and `./start.sh --check` say of a machine that cannot serve."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfyui_tryon import check, download, files, nodes
+from hosts import ROOT, comfyui_folders
+from safetensors.numpy import save_file
+
+UNET = "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors"
+VAE = "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"
+ATTENTION = "CatVTON/mix-48k-1024/attention/model.safetensors"
+MASKERS = [f"CatVTON/{name}" for name in files.MASKER_NAMES]
+CONFIGS = ["stable-diffusion-inpainting/unet/config.json", "sd-vae-ft-mse/config.json"]
+ALL = [UNET, VAE, ATTENTION, *MASKERS, *CONFIGS]
+
+
+def tensors(count: int) -> dict[str, np.ndarray]:
+    return {f"{8 * index}.to_q.weight": np.ones((4, 4), np.float32) for index in range(count)}
+
+
+@pytest.fixture
+def models(tmp_path) -> Path:
+    """Files that look like the published ones, with the lock file of their download."""
+    folder = tmp_path / "models"
+    for name in ALL:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    save_file({"conv_in.weight": np.ones((4, 9, 3, 3), np.float32)}, folder / UNET)
+    save_file({"decoder.conv_out.weight": np.ones((4, 4), np.float32)}, folder / VAE)
+    save_file(tensors(80), folder / ATTENTION)
+    for name in MASKERS:
+        (folder / name).write_bytes(pickle.dumps({"weight": bytes(1000)}))
+    for name in CONFIGS:
+        (folder / name).write_text('{"in_channels": 9}')
+    lock_files(folder)
+    return folder
+
+
+def lock_files(folder: Path) -> None:
+    lock: dict = {}
+    for repository in (files.BASE, files.VAE, files.CATVTON):
+        root = folder / repository.split("/")[1]
+        entries = {
+            str(path.relative_to(root)): {"size": path.stat().st_size, "sha256": download.file_sha256(path)}
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+        lock[repository] = {"revision": "main", "commit": "a" * 40, "files": entries}
+    (folder / download.LOCK).write_text(json.dumps({"repositories": lock}))
+
+
+def environment(folder: Path | None, **variables: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRYON_", "HF_", "PORT"))}
+    chosen = {} if folder is None else {"TRYON_MODELS_DIR": str(folder)}
+    empty = {"HF_HOME": "/nonexistent", "COMFYUI_DIR": "", "PYTHONPATH": str(ROOT / "custom_nodes")}
+    return kept | empty | chosen | variables
+
+
+def start(folder: Path | None, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Plain `./start.sh`, or with an option; it must end by itself."""
+    command = [str(ROOT / "start.sh"), *arguments]
+    return subprocess.run(command, env=environment(folder, **variables), capture_output=True, text=True, timeout=60)
+
+
+def run_check(folder: Path | None, *arguments: str, comfyui: str = "", **variables: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "comfyui_tryon.check", *arguments, comfyui]
+    return subprocess.run(
+        command, env=environment(folder, **variables), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def failing_rows(result: subprocess.CompletedProcess) -> str:
+    """The rows of a table that say FAIL, with their mend."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    first = [index for index, line in enumerate(lines) if line.startswith("FAIL")]
+    found = []
+    for index in first:
+        rest = [line for line in lines[index + 1 :]]
+        end = next((n for n, line in enumerate(rest) if not line.startswith(" ")), len(rest))
+        found += [lines[index], *rest[:end]]
+    return "\n".join(found)
+
+
+def test_a_complete_machine_passes(models):
+    result = run_check(models)
+    assert (result.returncode, result.stderr) == (0, "")
+    table = run_check(models, "--table")
+    assert table.returncode == 0, table.stdout
+    assert table.stdout.count("sha256 as downloaded") == len(ALL)
+    for subject in ("Python", "packages", "ComfyUI", "settings", "GPU", "temporary folder"):
+        assert subject in table.stdout
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_start_with_a_file_missing(models, name):
+    (models / name).unlink()
+    result = start(models)
+    folder, relative = name.split("/", 1)
+    assert result.returncode == 1
+    assert f"/{folder}: {relative}\n" in result.stderr
+    assert f"  {models}\n" in result.stderr
+    assert "./start.sh --download\n" in result.stderr
+    assert not any(f": {other.split('/', 1)[1]}\n" in result.stderr for other in ALL if other != name)
+
+
+# Without a lock file nothing says how long a file in torch's old format is: the masker finds out when it loads it.
+DAMAGES = [
+    (name, damage, locked)
+    for name in ALL
+    for damage in ("truncated", "empty", "another file")
+    for locked in (True, False)
+    if (damage, locked, name.rpartition(".")[2]) != ("truncated", False, "pth")
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "locked"), DAMAGES)
+def test_quick_damage(models, name, damage, locked):
+    path = models / name
+    data = path.read_bytes()
+    path.write_bytes({"truncated": data[:-7], "empty": b"", "another file": b"<html>not found</html>"}[damage])
+    if not locked:
+        (models / download.LOCK).unlink()
+    assert check.quick_damage(path), "the damage went unnoticed"
+
+
+def test_start_with_damaged_files(models):
+    for name in (UNET, MASKERS[0]):
+        (models / name).write_bytes((models / name).read_bytes()[:-7])
+    result = start(models)
+    assert result.returncode == 1
+    assert f"{models / UNET} has" in result.stderr and f"{models / MASKERS[0]} has" in result.stderr
+    assert "Fetch them again with:\n  ./start.sh --download\n" in result.stderr
+
+
+def test_the_table_reads_every_byte(models):
+    data = bytearray((models / VAE).read_bytes())
+    data[-5] ^= 1
+    (models / VAE).write_bytes(data)
+    assert run_check(models).returncode == 0
+    row = failing_rows(start(models, "--check"))
+    assert f"{models / VAE} has another content than was downloaded" in row
+    assert "-> ./start.sh --download" in row
+
+
+def test_the_table_knows_another_model(models):
+    save_file({"conv_in.weight": np.ones((4, 4, 3, 3), np.float32)}, models / UNET)
+    save_file(tensors(3), models / ATTENTION)
+    lock_files(models)
+    rows = failing_rows(run_check(models, "--table"))
+    assert "no inpainting model" in rows and "3 tensors" in rows
+
+
+def test_the_table_lists_missing_files_with_the_command(models):
+    (models / ATTENTION).unlink()
+    row = failing_rows(run_check(models, "--table"))
+    assert ATTENTION.split("/", 1)[1] in row and "-> ./start.sh --download" in row
+
+
+def test_a_workflow_without_automatic_mask_needs_no_masker(models):
+    for name in MASKERS:
+        (models / name).unlink()
+    assert run_check(models, TRYON_WORKFLOW="catvton_mask").returncode == 0
+    assert run_check(models).returncode == 1
+
+
+def test_the_published_workflow_is_understood(models, tmp_path):
+    published = ROOT.parent / "shared/workflows/catvton_workflow.json"
+    if not published.is_file():
+        pytest.skip("../shared/workflows/catvton_workflow.json is not here")
+    (tmp_path / "published.json").write_bytes(published.read_bytes())
+    variables = {"TRYON_WORKFLOWS_DIR": str(tmp_path), "TRYON_WORKFLOW": "published"}
+    assert run_check(models, **variables).returncode == 0
+    (models / ATTENTION).unlink()
+    assert ATTENTION.split("/", 1)[1] in run_check(models, **variables).stderr
+
+
+@pytest.mark.parametrize(
+    ("inputs", "command"),
+    [
+        ({"attention_version": "vitonhd"}, "./start.sh --download --attention vitonhd"),
+        ({"catvton_path": "my/own"}, "put under one of these folders yourself"),
+    ],
+)
+def test_the_command_fetches_what_the_workflow_asks_for(models, tmp_path, inputs, command):
+    workflow = {
+        "1": {"class_type": "LoadCatVTONPipeline", "inputs": inputs},
+        "2": {"class_type": "CatVTON", "inputs": {"pipe": ["1", 0]}},
+    }
+    (tmp_path / "own.json").write_text(json.dumps(workflow))
+    result = run_check(models, TRYON_WORKFLOWS_DIR=str(tmp_path), TRYON_WORKFLOW="own")
+    assert result.returncode == 1 and command in result.stderr
+
+
+def test_segformer_is_fetched_by_its_name(models, tmp_path):
+    workflow = {
+        "1": {"class_type": "LoadAutoMasker", "inputs": {"catvton_path": files.SEGFORMER, "parser": "segformer"}},
+        "2": {"class_type": "AutoMasker", "inputs": {"pipe": ["1", 0]}},
+    }
+    (tmp_path / "own.json").write_text(json.dumps(workflow))
+    result = run_check(models, TRYON_WORKFLOWS_DIR=str(tmp_path), TRYON_WORKFLOW="own")
+    assert f"./start.sh --download {files.SEGFORMER}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PORT": "port"}, "PORT: "),
+        ({"TRYON_TIMEOUT_S": "-1"}, "TRYON_TIMEOUT_S: "),
+        ({"TRYON_WORKFLOW": "nothing"}, "There are: catvton, catvton_mask, demo."),
+    ],
+)
+def test_bad_settings(models, variables, said):
+    result = start(models, **variables)
+    assert result.returncode == 1 and said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_workflow_that_is_no_json(models, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    result = run_check(models, TRYON_WORKFLOWS_DIR=str(tmp_path), TRYON_WORKFLOW="broken")
+    assert result.returncode == 1 and "is not JSON" in result.stderr
+
+
+@pytest.mark.skipif(not comfyui_folders(), reason="NO COMFYUI HERE")
+def test_the_weights_may_lie_where_comfyui_looks(models, tmp_path):
+    paths = tmp_path / "paths.yaml"
+    paths.write_text(f"mine:\n  CatVTON: {models}\n")
+    folder = str(comfyui_folders()[0])
+    command = [sys.executable, "-m", "comfyui_tryon.check", folder, "--extra-model-paths-config", str(paths)]
+    result = subprocess.run(command, env=environment(None), capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_weights_may_lie_in_the_hubs_cache(models, tmp_path):
+    cache = tmp_path / "hf/hub"
+    for repository in (files.BASE, files.VAE, files.CATVTON):
+        snapshots = cache / f"models--{repository.replace('/', '--')}" / "snapshots"
+        snapshots.mkdir(parents=True)
+        (models / repository.split("/")[1]).rename(snapshots / ("a" * 40))
+    assert run_check(None, HF_HOME=str(tmp_path / "hf")).returncode == 0
+
+
+def test_loaders_are_the_nodes():
+    for name, inputs in check.LOADERS.items():
+        declared = nodes.NODE_CLASS_MAPPINGS[name].INPUT_TYPES()
+        expected = {
+            key: spec[1]["default"] for kind in ("required", "optional") for key, spec in declared[kind].items()
+        }
+        assert list(inputs.items()) == list(expected.items())
