@@ -57,7 +57,7 @@ class Fleet:
 
     def retries(self) -> int:
         """How often the balancer sent a request again."""
-        return sum(int(count) for count in re.findall(r" \d+/\d+/\d+/\d+/\+?(\d+) ", self.log("haproxy")))
+        return sum(int(count) for count in re.findall(r"/\+?(\d+) \d+/\d+ \"POST ", self.log("haproxy")))
 
     def served(self) -> Counter:
         """Pictures by worker, as the balancer's log has them."""

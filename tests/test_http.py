@@ -245,7 +245,7 @@ def test_a_node_that_raises_is_named_and_the_next_request_works(server, fields):
 @pytest.mark.parametrize(
     "name, change, reason",
     [
-        ("no_person", lambda graph: graph.pop("1"), "person_image"),
+        ("no_person", lambda graph: graph["1"].update(class_type="TryOnGarmentImage"), "person_image"),
         ("no_output", lambda graph: graph.pop("9"), "TryOnOutput"),
         ("unknown_node", lambda graph: graph["7"].update(class_type="Nothing"), "Nothing"),
         ("bad_value", lambda graph: graph["5"]["inputs"].update(automatic=["4", 7]), "automatic"),

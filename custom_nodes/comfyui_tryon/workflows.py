@@ -12,6 +12,7 @@ from typing import Any
 
 from .engine import is_link
 from .schema import BoundWorkflow, WorkflowList
+from .workflow_format import WorkflowFormatError, to_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +94,11 @@ def read_workflow(path: Path, node_classes: Mapping[str, type]) -> Workflow:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WorkflowInvalid(f"it is not JSON ({error})") from None
-    version = hashlib.sha256(data).hexdigest()[:12]
-    return bind(path.stem, version, _graph(document, node_classes), node_classes)
+    try:
+        graph = to_prompt(document, node_classes)
+    except WorkflowFormatError as error:
+        raise WorkflowInvalid(str(error)) from None
+    return bind(path.stem, hashlib.sha256(data).hexdigest()[:12], graph, node_classes)
 
 
 def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[str, type]) -> Workflow:
@@ -245,17 +249,6 @@ def _facts(workflow: Workflow) -> dict[str, Any]:
         outputs=list(workflow.outputs),
         mask="required" if workflow.mask_required else "optional" if workflow.inputs.get("mask_image") else "none",
     )
-
-
-def _graph(document: Any, node_classes: Mapping[str, type]) -> dict[str, dict]:
-    if not isinstance(document, dict) or not document:
-        raise WorkflowInvalid("it is not a workflow")
-    for node, entry in document.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("class_type"), str):
-            raise WorkflowInvalid(f"node {node} has no class_type: export it with 'Export (API)'")
-        if not isinstance(entry.setdefault("inputs", {}), dict):
-            raise WorkflowInvalid(f"node {node} has inputs that are not an object")
-    return document
 
 
 def _title(entry: dict) -> str:
