@@ -37,6 +37,7 @@ class Fleet:
     port: int
     folder: Path
     url: str = ""
+    balancer: subprocess.Popen | None = None
     workers: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def start_worker(self, address: str, environment: Mapping[str, str]) -> None:
@@ -77,8 +78,8 @@ def fleet(addresses: list[str], environment: Mapping[str, str]) -> Iterator[Flee
         variables = {"WORKERS": f"workers.test:{running.port}", "RESOLVER": resolver, "PORT": str(port)}
         with open(running.folder / "haproxy.log", "wb") as log:
             command = [HAPROXY, "-db", "-f", str(ROOT / "deploy/haproxy.cfg")]
-            balancer = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
-        stack.callback(lambda: balancer.kill() or balancer.wait())
+            running.balancer = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
+        stack.callback(lambda: running.balancer.kill() or running.balancer.wait())
         wait_for_workers(running, len(addresses))
         yield running
 
@@ -86,7 +87,9 @@ def fleet(addresses: list[str], environment: Mapping[str, str]) -> Iterator[Flee
 def wait_for_workers(running: Fleet, count: int) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while len(set(re.findall(r"Server tryon/(worker\d+) is UP", running.log("haproxy")))) < count:
-        assert time.monotonic() < deadline, running.log("haproxy")
+        ended = [process for process in (running.balancer, *running.workers.values()) if process.poll() is not None]
+        logs = (running.log(name) for name in ("haproxy", *(f"worker-{address}" for address in running.workers)))
+        assert time.monotonic() < deadline and not ended, "\n\n".join(logs)
         time.sleep(0.1)
 
 

@@ -50,7 +50,9 @@ def locked(engine, tmp_path_factory) -> Iterator[tuple[Server, set[str]]]:
         paths = KNOWN | OTHER_PACKS
         if engine != EMBEDDED:
             routes = {path or "/" for method, path in json.loads(listing.read_text())}
-            assert routes >= {"/prompt", "/api/prompt", "/ws", "/view", "/userdata/{file}", "/probe"}, "is this ComfyUI?"
+            assert routes >= {"/prompt", "/api/prompt", "/ws", "/view", "/userdata/{file}", "/probe"}, (
+                "is this ComfyUI?"
+            )
             paths |= routes | {f"{path}/x.js" for path in routes if path.startswith("/extensions")}
         yield server, {re.sub(r"\{[^}]*\}", "x", path) for path in paths}
 

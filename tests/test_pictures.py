@@ -208,9 +208,7 @@ def test_cmyk_without_a_profile():
 @pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "LAB"])
 def test_other_modes_look_like_their_rgb(mode):
     if mode == "LAB":
-        transform = ImageCms.buildTransform(
-            ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
-        )
+        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
         image, wanted, tolerance = ImageCms.applyTransform(gradient(), transform), np.array(gradient()), 4
     else:
         image = gradient().convert(mode)

@@ -13,6 +13,8 @@ if in_comfyui():  # elsewhere the commands of this package start without torch
     from .server import Server
     from .settings import settings
 
-    __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+    __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+
+    WEB_DIRECTORY = "./web"
 
     Server(settings(), current()).attach(PromptServer.instance.app)

@@ -1,6 +1,7 @@
 """The API without ComfyUI: `python -m comfyui_tryon`."""
 
 import logging
+import os
 import sys
 
 from aiohttp import web
@@ -20,6 +21,8 @@ def main() -> None:
     app = web.Application()
     Server(chosen, current()).attach(app)
     web.run_app(app, host=chosen.listen.split(","), port=chosen.port, access_log=None, print=None, handle_signals=False)
+    logging.shutdown()
+    os._exit(0)  # the executor may be inside torch, which an ordinary exit would abort around it
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from .health import Health
 from .schema import TryonRequest
 from .settings import Settings
 from .tryon import MEDIA_TYPES, Request, Status, TryOn
-from .workflows import Workflows
+from .workflows import MAX_BYTES, WorkflowInvalid, Workflows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TRYON = "/api/v1/tryon"
+WORKFLOW = "/api/v1/workflows/{id}"
 DOCS = "/api/v1/docs"
 HEALTH_PATHS = frozenset({"/ping", "/healthz", "/readyz", "/health"})
 EVENT_STREAM = "text/event-stream"
@@ -47,6 +48,7 @@ class Api:
             TRYON: {"POST": self.tryon},
             TRYON + "/{id}": {"DELETE": self.cancel},
             "/api/v1/workflows": {"GET": self.workflows},
+            **({WORKFLOW: {"PUT": self.publish, "DELETE": self.withdraw}} if self._settings.dev else {}),
             "/api/v1/openapi.json": {"GET": self.openapi},
             DOCS: {"GET": self.docs},
             **{f"{DOCS}/{name}": {"GET": self.docs_file} for name in openapi.DOCS_FILES},
@@ -97,6 +99,27 @@ class Api:
     async def workflows(self, request: web.Request) -> web.Response:
         listed = await asyncio.to_thread(self._workflows.describe, self._settings.workflow)
         return web.json_response(text=listed.model_dump_json(exclude_none=True))
+
+    async def publish(self, request: web.Request) -> web.Response:
+        """Makes the web page's open graph a workflow; the reply describes it."""
+        data = bytearray()
+        async for chunk in request.content.iter_any():
+            data += chunk
+            if len(data) > 2 * MAX_BYTES:
+                raise ApiError("payload_too_large", f"A workflow is at most {MAX_BYTES / 1e6:g} MB.")
+        name = request["segment"]
+        try:
+            workflow = await asyncio.to_thread(self._workflows.publish, name, bytes(data))
+        except WorkflowInvalid as error:
+            raise ApiError("invalid_parameter", f"It is not published: {error}.", field="workflow") from None
+        return web.json_response(text=workflow.description(name == self._settings.workflow).model_dump_json())
+
+    async def withdraw(self, request: web.Request) -> web.Response:
+        try:
+            await asyncio.to_thread(self._workflows.withdraw, request["segment"])
+        except KeyError:
+            raise ApiError("not_found", "There is no workflow of that name.") from None
+        return web.Response(status=204)
 
     async def openapi(self, request: web.Request) -> web.Response:
         return web.json_response(openapi.document())

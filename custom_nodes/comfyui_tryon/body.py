@@ -75,7 +75,7 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
         raise
     except (web.RequestPayloadError, ValueError, AssertionError, LookupError, EOFError, RuntimeError) as error:
         raise ApiError("invalid_request", "The form is damaged: check its boundary and parts.") from error
-    return {name: value for name, value in fields.items() if value != "" or name in PICTURE_FIELDS}
+    return fields
 
 
 def _too_large(max_bytes: int) -> ApiError:

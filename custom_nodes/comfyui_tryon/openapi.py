@@ -143,13 +143,15 @@ def docs_file(name: str) -> bytes:
 
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same fields as a form sends them, pictures as files."""
-    properties = {
-        name: {"type": "string", "format": "binary", "description": field.get("description", "")}
-        if name in PICTURE_FIELDS
-        else field
-        for name, field in schema["properties"].items()
-    }
+    """The same fields as a form sends them: pictures as files, and no null, for which a form has no sign."""
+    properties = {}
+    for name, field in schema["properties"].items():
+        if name in PICTURE_FIELDS:
+            field = {"type": "string", "format": "binary", "description": field["description"]}
+        elif "anyOf" in field:
+            value = next(option for option in field["anyOf"] if option.get("type") != "null")
+            field = {key: text for key, text in field.items() if key in ("title", "description")} | value
+        properties[name] = field
     return {**schema, "title": "TryonForm", "properties": properties}
 
 

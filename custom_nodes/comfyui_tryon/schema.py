@@ -79,7 +79,7 @@ def _word(value: Any) -> Any:
 Picture = Annotated[
     bytes,
     BeforeValidator(_picture),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 1}),
+    WithJsonSchema({"type": "string", "format": "byte", "contentEncoding": "base64", "minLength": 1}),
 ]
 Number = BeforeValidator(_number)
 Side = Annotated[
@@ -107,8 +107,8 @@ class TryonRequest(BaseModel):
         + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items())
         + ".",
     )
-    num_inference_steps: Annotated[int, Number, Field(ge=1, le=100)] | None = None
-    guidance_scale: Annotated[float, Number, Field(ge=0, le=20, allow_inf_nan=False)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=100), Number] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False), Number] | None = None
     seed: Annotated[
         Annotated[int, Field(ge=0, le=SEED_MAX)] | None, BeforeValidator(_number), BeforeValidator(_seed)
     ] = Field(
@@ -118,9 +118,9 @@ class TryonRequest(BaseModel):
     )
     width: Side | None = None
     height: Side | None = None
-    num_images: Annotated[int, Number, Field(ge=1, le=4)] = Field(1, description="Pictures, their seeds counting up.")
+    num_images: Annotated[int, Field(ge=1, le=4), Number] = Field(1, description="Pictures, their seeds counting up.")
     output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(_word)] = "png"
-    output_quality: Annotated[int, Number, Field(ge=1, le=100)] = Field(95, description="Of jpeg and webp.")
+    output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(95, description="Of jpeg and webp.")
     workflow: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
         None, description="A published workflow's name; see GET /api/v1/workflows."
     )

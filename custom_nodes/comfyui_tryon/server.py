@@ -25,6 +25,7 @@ from .workflows import Workflows
 
 logger = logging.getLogger(__name__)
 
+STOP_TIMEOUT_S = 5
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -171,6 +172,7 @@ class Server:
         deadline = time.monotonic() + self._settings.drain_s
         while len(self._tryon) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
+        await self._tryon.stop(STOP_TIMEOUT_S)
         await asyncio.sleep(0.2)  # the last answers leave the socket
         logger.info("Stopped")
         asyncio.get_running_loop().call_soon(_stop)

@@ -130,6 +130,14 @@ class TryOn:
             del self._requests[request.id]
             self._announce_positions()
 
+    async def stop(self, timeout_s: float) -> None:
+        """Cancels all requests and waits for the executor to let go of them."""
+        for request_id in list(self._requests):
+            self.cancel(request_id)
+        deadline = time.monotonic() + timeout_s
+        while self._signs_of_life and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
     def cancel(self, request_id: str, reason: ApiError | None = None) -> bool:
         """Cancels one request; False if there is none with that id."""
         request = self._requests.get(request_id)

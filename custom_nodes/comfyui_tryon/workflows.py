@@ -1,16 +1,22 @@
-"""Workflow files: reads them, finds where a request's pictures and parameters go, fills them in."""
+"""Workflow files: reads them, finds where a request's pictures and parameters go, fills them in, publishes new ones."""
 
+import asyncio
 import copy
 import hashlib
 import json
 import logging
+import os
 import re
+import stat
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .engine import is_link
+from .engine import GraphError, current, is_link
 from .schema import BoundWorkflow, WorkflowList
 from .workflow_format import WorkflowFormatError, to_prompt
 
@@ -40,8 +46,12 @@ PARAMETERS = {
     "height": ("height",),
     "num_images": ("batch_size",),
 }
-TAG = re.compile(r"\[tryon:([^\]]*)\]\s*$")
+TAG = "[tryon:"
 PICTURE_OUTPUTS = ("SaveImage", "PreviewImage")
+MAX_BYTES = 4_000_000  # a file of 500 nodes has 1 MB
+# Where the page's own graph lies when the file that serves is an API prompt that the graph does not convert to.
+PAGE_FOLDER = "page"
+PUBLISHED = ("workflow", "prompt")
 
 
 class WorkflowInvalid(ValueError):
@@ -72,6 +82,23 @@ class Workflow:
     mask_required: bool
     lasting: frozenset[str]
 
+    def description(self, default: bool, problem: str | None = None) -> BoundWorkflow:
+        """For people; `problem` is why a newer version of its file is refused."""
+        first = {name: places[0] for name, places in self.parameters.items()}
+        return BoundWorkflow(
+            name=self.name,
+            version=self.version,
+            default=default,
+            parameters={name: self.graph[node]["inputs"].get(key) for name, (node, key) in first.items()},
+            bound={
+                **{field: list(nodes) for field, nodes in self.inputs.items()},
+                **{name: [f"{node}.{key}" for node, key in places] for name, places in self.parameters.items()},
+            },
+            outputs=list(self.outputs),
+            mask="required" if self.mask_required else "optional" if self.inputs.get("mask_image") else "none",
+            problem=problem,
+        )
+
     def prompt(self, token: str, values: Mapping[str, Any]) -> dict[str, dict]:
         """The graph of one request: its pictures by `token`, its parameters by name; those left out stay the file's."""
         prompt = copy.deepcopy(dict(self.graph))
@@ -83,22 +110,24 @@ class Workflow:
         return prompt
 
 
-def read_workflow(path: Path, node_classes: Mapping[str, type]) -> Workflow:
-    """Reads and binds a workflow file.
+class LoadImage:
+    """What converting a graph needs to know of ComfyUI's LoadImage, where there is none; binding replaces the node."""
+
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"image": ([], {"image_upload": True})}}
+
+
+def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> Workflow:
+    """The workflow in a file's content, bound.
 
     Raises:
         WorkflowInvalid: it is not a workflow, or lacks a person, a garment or an output.
     """
-    data = path.read_bytes()
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise WorkflowInvalid(f"it is not JSON ({error})") from None
-    try:
-        graph = to_prompt(document, node_classes)
-    except WorkflowFormatError as error:
-        raise WorkflowInvalid(str(error)) from None
-    return bind(path.stem, hashlib.sha256(data).hexdigest()[:12], graph, node_classes)
+    graph = _graph(_json(data), node_classes)
+    return bind(name, hashlib.sha256(data).hexdigest()[:12], graph, node_classes)
 
 
 def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[str, type]) -> Workflow:
@@ -114,8 +143,6 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
         field = next((field for field, cls in INPUT_CLASSES.items() if entry["class_type"] == cls), None)
         if field is None and entry["class_type"] == "LoadImage":
             field = TITLES.get(_title(entry).strip().lower())
-            if field is not None:
-                _replace_load_image(node, graph, field)
         if field is not None:
             inputs.setdefault(field, []).append(node)
     for field in ("person_image", "garment_image"):
@@ -130,55 +157,56 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
     )
     outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
     if not outputs:
-        outputs = [
-            node
-            for node, entry in graph.items()
-            if entry["class_type"] in PICTURE_OUTPUTS and node in from_person & from_garment
-        ]
+        outputs = _picture_outputs(graph, from_person & from_garment)
         for node in outputs:
-            graph[node] = {
-                **graph[node],
-                "class_type": "TryOnOutput",
-                "inputs": {"images": graph[node]["inputs"]["images"]},
-            }
+            pictures = graph[node]["inputs"]["images"]
+            graph[node] = {**graph[node], "class_type": "TryOnOutput", "inputs": {"images": pictures}}
     if not outputs:
         raise WorkflowInvalid("it has no output that depends on both pictures: add a TryOnOutput node to the result")
     needed = _ancestors(graph, outputs)
     graph = {node: entry for node, entry in graph.items() if node in needed}
+    inputs = {field: [node for node in nodes if node in graph] for field, nodes in inputs.items()}
+    for field, nodes in inputs.items():
+        for node in nodes:
+            if graph[node]["class_type"] == "LoadImage":
+                _replace_load_image(node, graph, field)
 
     parameters: dict[str, list[tuple[str, str]]] = {}
     for node, entry in graph.items():
-        tag = TAG.search(_title(entry))
-        tagged = {part.strip() for part in tag[1].split(",")} if tag else set()
-        cls = node_classes.get(entry["class_type"])
-        if cls is None:
-            raise WorkflowInvalid(f"node {node} is a {entry['class_type']}, which is not installed here")
-        declared = {key for kind in ("required", "optional") for key in cls.INPUT_TYPES().get(kind, {})}
+        keys = _tagged(node, entry)
+        if entry["class_type"] in own_classes:
+            declared = own_classes[entry["class_type"]].INPUT_TYPES()
+            keys |= {key for kind in ("required", "optional") for key in declared.get(kind, {})}
         for parameter, names in PARAMETERS.items():
             for key in names:
-                mine = entry["class_type"] in own_classes and key in declared
-                if (mine or key in tagged) and not is_link(entry["inputs"].get(key)):
+                if key in keys and not is_link(entry["inputs"].get(key)):
                     parameters.setdefault(parameter, []).append((node, key))
-    masks = [node for node in inputs.get("mask_image", ()) if node in graph]
     return Workflow(
         name=name,
         version=version,
         graph=graph,
-        inputs={field: [node for node in nodes if node in graph] for field, nodes in inputs.items()},
+        inputs=inputs,
         parameters=parameters,
         outputs=outputs,
-        mask_required=any("automatic" not in graph[node]["inputs"] for node in masks),
+        mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
         lasting=frozenset(graph) - from_person - from_garment - from_mask,
     )
 
 
 class Workflows:
-    """The workflow files of a folder, as they are now; a file that is refused leaves its last good version serving."""
+    """The workflow files of a folder, as they are now; a file that is refused leaves its last good version serving.
+
+    A file is read when it is asked for and has changed, in a thread of its own, and checked against the running engine
+    before it serves.
+    """
 
     def __init__(self, folder: Path, node_classes: Mapping[str, type]) -> None:
         self._folder = folder
-        self._node_classes = node_classes
-        self._read: dict[str, _Read] = {}
+        self._node_classes = {"LoadImage": LoadImage, **node_classes}
+        self._checks: dict[str, _Check] = {}
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._pool = ThreadPoolExecutor(4, "workflow")
 
     def names(self) -> list[str]:
         return sorted(path.stem for path in self._folder.glob("*.json") if NAME.fullmatch(path.stem))
@@ -190,76 +218,245 @@ class Workflows:
             KeyError: there is no such file.
             WorkflowInvalid: it is refused, and there is no earlier good version.
         """
-        read = self._current(name)
-        if read.workflow is None:
-            raise WorkflowInvalid(read.problem)
-        return read.workflow
+        found = self._check(name).result()
+        if found.workflow is None:
+            raise WorkflowInvalid(found.problem)
+        return found.workflow
 
     def describe(self, default: str) -> WorkflowList:
-        """All of them, for people; `default` is the name of the one that serves requests that name none."""
+        """All of them, for people; `default` is the name of the one that serves requests that name none.
+
+        Reads what has changed: call it off the event loop.
+        """
         described = []
         for name in self.names():
-            read = self._current(name)
-            facts = _facts(read.workflow) if read.workflow else {}
-            described.append(BoundWorkflow(name=name, default=name == default, problem=read.problem, **facts))
+            try:
+                found = self._check(name).result()
+            except KeyError:  # it has just been removed
+                continue
+            described.append(
+                found.workflow.description(name == default, found.problem)
+                if found.workflow
+                else BoundWorkflow(name=name, default=name == default, problem=found.problem)
+            )
         return WorkflowList(workflows=described)
 
-    def _current(self, name: str) -> "_Read":
-        path = self._folder / f"{name}.json"
+    def publish(self, name: str, body: bytes) -> Workflow:
+        """Makes the web page's open graph the workflow called `name`, if it can serve. Call it off the event loop.
+
+        The file is the page's own graph, so that the page can open what is served. Only where that does not convert to
+        the very prompt the page would queue, the prompt is the file and the graph lies in the folder `page` beside it.
+
+        Args:
+            body: JSON, `{"workflow": the graph as the page saves it, "prompt": the API prompt that it queues}`.
+
+        Raises:
+            WorkflowInvalid: nothing was written.
+        """
+        if not NAME.fullmatch(name):
+            raise WorkflowInvalid("its name must be 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
+        document = _json(body)
+        if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in PUBLISHED):
+            raise WorkflowInvalid("send a JSON object with the page's graph as workflow and its API prompt as prompt")
+        page, prompt = (document[key] for key in PUBLISHED)
+        files = {self._path(name): prompt, self._folder / PAGE_FOLDER / f"{name}.json": page}
         try:
-            stat = path.stat() if NAME.fullmatch(name) else None
-        except OSError:
-            stat = None
-        if stat is None:
-            self._read.pop(name, None)
+            if _graph(page, self._node_classes) == _graph(prompt, self._node_classes):
+                files = {self._path(name): page}
+        except WorkflowInvalid as error:
+            logger.info("Workflow %s is published as an API prompt: %s", name, error)
+        contents = {path: json.dumps(content, indent=1).encode() for path, content in files.items()}
+        workflow = self._checked(name, contents[self._path(name)])
+        with self._writing:
+            for path, content in reversed(contents.items()):
+                self._write(path, content)
+            if len(contents) == 1:
+                (self._folder / PAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        return workflow
+
+    def withdraw(self, name: str) -> None:
+        """Removes a workflow's files.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        if not NAME.fullmatch(name):
             raise KeyError(name)
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        before = self._read.get(name)
-        if before and before.stamp == stamp:
-            return before
+        with self._writing:
+            try:
+                self._path(name).unlink()
+            except OSError:
+                raise KeyError(name) from None
+            (self._folder / PAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
+
+    def _check(self, name: str) -> "Future[_Found]":
+        """What comes of reading the file as it is now.
+
+        Raises:
+            KeyError: there is no such file.
+        """
         try:
-            workflow, problem = read_workflow(path, self._node_classes), None
-            logger.info("Workflow %s: version %s serves", name, workflow.version)
-        except (WorkflowInvalid, OSError) as error:
-            workflow, problem = before.workflow if before else None, str(error)
+            status = self._path(name).stat() if NAME.fullmatch(name) else None
+        except FileNotFoundError:
+            status = None
+        except OSError:  # such as a link to itself; reading it says which
+            status = os.stat_result((0,) * 10)
+        with self._lock:
+            if status is None:
+                self._checks.pop(name, None)
+                raise KeyError(name)
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            last = self._checks.get(name)
+            if last is None or last.stamp != stamp:
+                before = last.found if last else None
+                self._checks[name] = _Check(stamp, self._pool.submit(self._find, name, before))
+            return self._checks[name].found
+
+    def _find(self, name: str, before: "Future[_Found] | None") -> "_Found":
+        try:
+            workflow = self._checked(name, self._read(name))
+        except WorkflowInvalid as error:
+            # `before` was started earlier, so waiting for it takes nobody's thread for ever
+            workflow = before.result().workflow if before else None
             serving = f"version {workflow.version} serves on" if workflow else "it does not serve"
-            logger.error("Workflow %s is refused, %s: %s", name, serving, problem)
-        self._read[name] = _Read(stamp, workflow, problem)
-        return self._read[name]
+            logger.error("Workflow %s is refused, %s: %s", name, serving, error)
+            return _Found(workflow, str(error))
+        logger.info("Workflow %s: version %s serves", name, workflow.version)
+        return _Found(workflow, None)
+
+    def _checked(self, name: str, data: bytes) -> Workflow:
+        """The workflow in `data`, if the running engine would execute it.
+
+        Raises:
+            WorkflowInvalid
+        """
+        try:
+            workflow = parse_workflow(name, data, self._node_classes)
+            asyncio.run(current().validate(workflow.prompt("", {}), workflow.outputs))
+        except WorkflowInvalid:
+            raise
+        except GraphError as error:
+            raise WorkflowInvalid(str(error)) from None
+        except Exception as error:  # a third-party node's definition may do anything
+            logger.exception("Workflow %s cannot be checked", name)
+            raise WorkflowInvalid(f"checking it failed with {type(error).__name__}") from None
+        return workflow
+
+    def _read(self, name: str) -> bytes:
+        try:
+            path = self._path(name).resolve(strict=True)
+            if not path.is_relative_to(self._folder.resolve()):
+                raise WorkflowInvalid("it is a link out of the workflows folder")
+            with open(path, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise WorkflowInvalid("it is not a file")
+                data = file.read(MAX_BYTES + 1)
+        except IsADirectoryError:
+            raise WorkflowInvalid("it is not a file") from None
+        except OSError as error:
+            raise WorkflowInvalid(f"it cannot be read ({error.strerror})") from None
+        except RuntimeError:  # so Path.resolve says it before Python 3.13
+            raise WorkflowInvalid("it is a link to itself") from None
+        if len(data) > MAX_BYTES:
+            raise WorkflowInvalid(f"it is larger than {MAX_BYTES / 1e6:g} MB")
+        return data
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        part = None
+        try:
+            path.parent.mkdir(exist_ok=True)
+            if not path.parent.resolve().is_relative_to(self._folder.resolve()):
+                raise WorkflowInvalid(f"{path.parent.name} is a link out of the workflows folder")
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
+                part = Path(file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.chmod(0o644)
+            part.replace(path)
+        except OSError as error:
+            raise WorkflowInvalid(f"it cannot be written ({error.strerror})") from None
+        finally:
+            if part:
+                part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Found:
     """What came of reading a file: the version that serves, and why the file as it is now does not."""
 
-    stamp: tuple[int, int]
     workflow: Workflow | None
     problem: str | None
 
 
-def _facts(workflow: Workflow) -> dict[str, Any]:
-    first = {name: places[0] for name, places in workflow.parameters.items()}
-    return dict(
-        version=workflow.version,
-        parameters={name: workflow.graph[node]["inputs"].get(key) for name, (node, key) in first.items()},
-        bound={
-            **{field: list(nodes) for field, nodes in workflow.inputs.items()},
-            **{name: [f"{node}.{key}" for node, key in places] for name, places in workflow.parameters.items()},
-        },
-        outputs=list(workflow.outputs),
-        mask="required" if workflow.mask_required else "optional" if workflow.inputs.get("mask_image") else "none",
-    )
+@dataclass(frozen=True)
+class _Check:
+    """The reading of a file in one state."""
+
+    stamp: tuple[int, ...]
+    found: Future
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """An opener that does not wait for the writer of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WorkflowInvalid(f"it is not JSON ({error})") from None
+
+
+def _graph(document: Any, node_classes: Mapping[str, type]) -> dict[str, dict]:
+    try:
+        return to_prompt(document, node_classes)
+    except WorkflowFormatError as error:
+        raise WorkflowInvalid(str(error)) from None
 
 
 def _title(entry: dict) -> str:
     return str(entry.get("_meta", {}).get("title", ""))
 
 
+def _tagged(node: str, entry: dict) -> set[str]:
+    """The inputs that a title ending in `[tryon: seed, steps]` gives to the request."""
+    _, tag, listed = _title(entry).rstrip().rpartition(TAG)
+    if not tag or not listed.endswith("]"):
+        return set()
+    keys = {key for part in listed[:-1].split(",") if (key := part.strip())}
+    known = {key for names in PARAMETERS.values() for key in names}
+    for key in sorted(keys):
+        where = f"node {node} is tagged with {key[:64]!r}, which"
+        if key not in known:
+            raise WorkflowInvalid(f"{where} no request has; those that can be listed are {', '.join(sorted(known))}")
+        if key not in entry["inputs"]:
+            raise WorkflowInvalid(f"{where} it has no value for; it has {', '.join(entry['inputs'])}")
+        if is_link(entry["inputs"][key]):
+            raise WorkflowInvalid(f"{where} is linked; a request replaces values only, so remove the link or the tag")
+    return keys
+
+
+def _picture_outputs(graph: Mapping[str, dict], results: set[str]) -> list[str]:
+    """The SaveImage and PreviewImage nodes among `results`, one for each picture that they show."""
+    found: dict[tuple, str] = {}
+    for node, entry in graph.items():
+        if entry["class_type"] in PICTURE_OUTPUTS and is_link(pictures := entry["inputs"].get("images")):
+            if pictures[0] in results:
+                found.setdefault(tuple(pictures), node)
+    return list(found.values())
+
+
 def _replace_load_image(node: str, graph: dict[str, dict], field: str) -> None:
     for other, entry in graph.items():
-        if any(is_link(value) and value == [node, 1] for value in entry["inputs"].values()):
+        if [node, 1] in entry["inputs"].values():
             raise WorkflowInvalid(
-                f"node {other} uses the MASK output of node {node}, which a request's picture has not"
+                f"node {other} uses the MASK output of node {node}, which a request's picture has not: "
+                "make the mask from its IMAGE output, with ImageToMask"
             )
     graph[node] = {**graph[node], "class_type": INPUT_CLASSES[field], "inputs": {"image": ""}}
 

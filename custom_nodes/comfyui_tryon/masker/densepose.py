@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
 from .checkpoints import CheckpointError, as_weights, fold_norms, load_weights, read_array_pickle
 
@@ -88,7 +87,7 @@ class DensePose(nn.Module):
         proposals = self.proposal_generator["rpn_head"].propose(features, seen)
         found = self.roi_heads.detect(features[:4], proposals, seen)
         boxes = found * found.new_tensor([w / seen[1], h / seen[0]] * 2)
-        boxes = clip_boxes_to_image(boxes, (h, w))
+        boxes = _clipped(boxes, (h, w))
         kept = _not_empty(boxes)
         found, boxes = found[kept], boxes[kept]
         if not len(boxes):
@@ -133,6 +132,11 @@ def _paste(coarse: torch.Tensor, fine: torch.Tensor, box: list[float], height: i
     target = pasted[int(y) : int(y) + size[0], int(x) : int(x) + size[1]]
     target[:] = labels[: target.shape[0], : target.shape[1]]
     return pasted
+
+
+def _clipped(boxes: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+    height, width = limits
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
 
 
 def _not_empty(boxes: torch.Tensor) -> torch.Tensor:
@@ -212,6 +216,8 @@ class _RpnHead(nn.Module):
 
     def propose(self, pyramid: list[torch.Tensor], limits: tuple[int, int]) -> torch.Tensor:
         """Boxes (N, 4), N <= 1000, within (height, width) `limits`, that may hold somebody."""
+        from torchvision.ops import batched_nms
+
         boxes, scores, levels = [], [], []
         for level, (features, stride) in enumerate(zip(pyramid, _STRIDES, strict=True)):
             x = F.relu(self.conv(features))
@@ -221,7 +227,7 @@ class _RpnHead(nn.Module):
             boxes.append(_decode(deltas[index], _anchors(features, stride)[index], (1.0, 1.0)))
             scores.append(top)
             levels.append(torch.full_like(index, level))
-        box, score, level = clip_boxes_to_image(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
+        box, score, level = _clipped(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
         kept = _not_empty(box) & box.isfinite().all(1) & score.isfinite()
         box, score, level = box[kept], score[kept], level[kept]
         return box[batched_nms(box, score, level, 0.7)[:_PROPOSALS]]
@@ -255,6 +261,8 @@ class _RoiHeads(nn.Module):
 
     def detect(self, pyramid: list[torch.Tensor], proposals: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
         """Boxes (N, 4), N <= 100, of the people, highest score first."""
+        from torchvision.ops import nms
+
         sizes = proposals[:, 2:] - proposals[:, :2]
         level = (4 + torch.log2(sizes.prod(1).sqrt() / 224 + 1e-8)).floor().clamp(2, 5)
         dtype = self.box_head["fc1"].weight.dtype
@@ -265,7 +273,7 @@ class _RoiHeads(nn.Module):
         x = F.relu(self.box_head["fc2"](F.relu(self.box_head["fc1"](pooled.flatten(1)))))
         scores = self.box_predictor["cls_score"](x).float().softmax(1)[:, 0]
         boxes = _decode(self.box_predictor["bbox_pred"](x).float(), proposals, (10.0, 5.0))
-        boxes = clip_boxes_to_image(boxes, limits)
+        boxes = _clipped(boxes, limits)
         likely = (scores > _MIN_SCORE) & boxes.isfinite().all(1)
         boxes, scores = boxes[likely], scores[likely]
         return boxes[nms(boxes, scores, 0.5)[:_MAX_PEOPLE]]
@@ -284,6 +292,8 @@ class _RoiHeads(nn.Module):
 
 def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     """`boxes` (N, 4) cut out of `features` (1, C, H, W): (N, C, size, size). In fp32, since not every dtype has it."""
+    from torchvision.ops import roi_align  # seconds to import
+
     pooled = roi_align(features.float(), [boxes], size, 1 / stride, sampling_ratio=2, aligned=False)
     return pooled.to(features.dtype)
 

@@ -1,0 +1,531 @@
+"""What workflow files promise: where a request goes in them, how they are swapped, and what is refused."""
+
+import concurrent.futures
+import copy
+import itertools
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from comfyui_tryon.engine.embedded import EmbeddedEngine
+from comfyui_tryon.workflows import MAX_BYTES, WorkflowInvalid, Workflows, bind
+from conftest import SHARED, picture, probe_server
+from hosts import EMBEDDED, ROOT
+
+PUBLISHED = SHARED / "workflows/catvton_workflow.json"
+PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
+DEMO = json.loads((ROOT / "workflows/demo.json").read_text())
+
+
+class Sampler:
+    """A node of another pack."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "first": ("IMAGE",),
+                "second": ("IMAGE",),
+                "seed": ("INT", {"default": 0, "max": 2**64 - 1}),
+                "steps": ("INT", {"default": 20}),
+                "cfg": ("FLOAT", {"default": 8.0}),
+                "denoise": ("FLOAT", {"default": 1.0}),
+            }
+        }
+
+
+class MaskToImage:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"mask": ("MASK",)}}
+
+
+class Broken:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        raise RuntimeError("this pack is broken")
+
+
+@pytest.fixture(scope="module")
+def classes() -> dict[str, type]:
+    return {
+        **EmbeddedEngine().node_classes(), "Sampler": Sampler, "MaskToImage": MaskToImage, "Broken": Broken
+    }  # fmt: skip
+
+
+@pytest.fixture
+def workflows(tmp_path, classes) -> Workflows:
+    return Workflows(tmp_path, classes)
+
+
+def demo(change=lambda graph: None) -> dict:
+    graph = copy.deepcopy(DEMO)
+    change(graph)
+    return graph
+
+
+def node(class_type: str, title: str = "", **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title or class_type}}
+
+
+def foreign(title: str = "Sampler", **nodes) -> dict:
+    """A graph of nodes of other packs, bound by titles."""
+    return {
+        "1": node("LoadImage", " target PERSON ", image="a.png"),
+        "2": node("LoadImage", "Reference Garment", image="b.png"),
+        "3": node("Sampler", title, first=["1", 0], second=["2", 0], seed=5, steps=20, cfg=8.0, denoise=1.0),
+        "4": node("PreviewImage", images=["3", 0]),
+        **nodes,
+    }
+
+
+def bound(graph: dict, classes):
+    return bind("name", "version", graph, classes)
+
+
+def test_pictures_and_parameters_of_the_packs_own_nodes(classes):
+    workflow = bound(demo(), classes)
+    assert workflow.inputs == {"person_image": ["1"], "garment_image": ["2"], "mask_image": ["5"]}
+    assert workflow.outputs == ["9"] and not workflow.mask_required
+    assert workflow.lasting == {"3", "6"}
+    assert workflow.parameters == {
+        "seed": [("7", "seed")],
+        "num_inference_steps": [("7", "steps")],
+        "guidance_scale": [("7", "cfg")],
+        "width": [("7", "width")],
+        "height": [("7", "height")],
+        "num_images": [("7", "batch_size")],
+        "cloth_type": [("4", "cloth_type")],
+    }
+    prompt = workflow.prompt("secret", {"num_inference_steps": 3, "cloth_type": "lower"})
+    assert [prompt[name]["inputs"]["token"] for name in ("1", "2", "5", "9")] == ["secret"] * 4
+    assert prompt["7"]["inputs"] == DEMO["7"]["inputs"] | {"steps": 3}
+    assert prompt["4"]["inputs"]["cloth_type"] == "lower"
+    assert workflow.prompt("other", {})["7"]["inputs"] == DEMO["7"]["inputs"], "requests share nothing"
+
+
+def test_other_nodes_are_bound_by_their_titles(classes):
+    workflow = bound(foreign("Paint it [tryon: seed,steps ] "), classes)
+    assert workflow.inputs == {"person_image": ["1"], "garment_image": ["2"]}
+    assert {workflow.graph[name]["class_type"] for name in "12"} == {"TryOnPersonImage", "TryOnGarmentImage"}
+    assert workflow.parameters == {"seed": [("3", "seed")], "num_inference_steps": [("3", "steps")]}
+    assert workflow.outputs == ["4"] and workflow.graph["4"]["class_type"] == "TryOnOutput"
+
+
+def test_untagged_nodes_keep_their_values(classes):
+    assert bound(foreign(), classes).parameters == {}
+
+
+def test_outputs_are_what_depends_on_both_pictures_each_picture_once(classes):
+    graph = foreign(
+        **{
+            "5": node("PreviewImage", images=["1", 0]),
+            "6": node("SaveImage", images=["3", 0], filename_prefix="x"),
+            "7": node("PreviewImage"),
+        }
+    )
+    workflow = bound(graph, classes)
+    assert workflow.outputs == ["4"] and set(workflow.graph) == {"1", "2", "3", "4"}
+
+
+def test_a_linked_parameter_stays_linked(classes):
+    graph = demo(lambda graph: graph["7"]["inputs"].update(steps=["20", 0]))
+    graph["20"] = node("LoadAutoMasker")
+    workflow = bound(graph, classes)
+    assert "num_inference_steps" not in workflow.parameters
+
+
+REFUSED = {
+    "no person": (lambda: demo(lambda graph: graph["1"].update(class_type="TryOnGarmentImage")), "TryOnPersonImage"),
+    "no garment": (lambda: foreign(**{"2": node("LoadImage", "shirt", image="")}), "Reference garment"),
+    "no output": (lambda: demo(lambda graph: graph.pop("9")), "TryOnOutput"),
+    "output of the person only": (
+        lambda: foreign(**{"4": node("PreviewImage", images=["1", 0])}),
+        "depends on both pictures",
+    ),
+    "mistyped tag": (lambda: foreign("[tryon: stpes]"), "'stpes'"),
+    "tag of no request": (lambda: foreign("[tryon: denoise]"), "'denoise'"),
+    "tag without a value": (lambda: foreign("[tryon: width]"), "it has no value for"),
+    "mask of a picture": (
+        lambda: foreign(
+            **{
+                "5": node("MaskToImage", mask=["1", 1]),
+                "3": node("Sampler", first=["5", 0], second=["2", 0], seed=1, steps=1, cfg=1.0, denoise=1.0),
+                "6": node("PreviewImage", images=["3", 0]),
+                "4": node("Sampler", first=["1", 0], second=["3", 0], seed=1, steps=1, cfg=1.0, denoise=1.0),
+            }
+        ),
+        "ImageToMask",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_workflow_without_a_place_for_a_request_says_what_to_add(classes, case):
+    make, reason = REFUSED[case]
+    with pytest.raises(WorkflowInvalid, match="(?i)" + reason):
+        bound(make(), classes)
+
+
+def test_a_title_of_megabytes_is_searched_at_once(classes):
+    assert bound(foreign("[tryon:" * 500_000), classes).parameters == {}
+
+
+@pytest.mark.parametrize("path", [PAGE_CATVTON, PUBLISHED], ids=["as described", "as published"])
+def test_the_published_workflow_is_bound_as_it_is(workflows, tmp_path, path):
+    if not path.exists():
+        pytest.skip("../shared/workflows is not here: the file that CatVTON's authors publish is not read")
+    (tmp_path / "catvton.json").write_bytes(path.read_bytes())
+    workflow = workflows.get("catvton")
+    assert workflow.inputs == {"person_image": ["10"], "garment_image": ["11"]}
+    assert workflow.outputs == ["18"] and set(workflow.graph) == {"10", "11", "12", "13", "16", "17", "18"}
+    assert workflow.parameters["seed"] == [("16", "seed")] and workflow.parameters["width"] == [("16", "width")]
+    assert workflow.parameters["cloth_type"] == [("13", "cloth_type")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_bundled_workflows_serve(classes, path):
+    workflow = Workflows(path.parent, classes).get(path.stem)
+    assert {"person_image", "garment_image"} <= workflow.inputs.keys()
+
+
+def write(folder: Path, name: str, content) -> Path:
+    path = folder / f"{name}.json"
+    part = folder / f".{name}.part"
+    part.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    part.replace(path)
+    return path
+
+
+def steps(number: int) -> dict:
+    return demo(lambda graph: graph["7"]["inputs"].update(steps=number))
+
+
+def test_a_changed_file_serves_and_a_bad_one_leaves_the_last_good_one(workflows, tmp_path):
+    write(tmp_path, "a", steps(1))
+    first = workflows.get("a")
+    assert workflows.get("a") is first
+    path = write(tmp_path, "a", steps(2))
+    second = workflows.get("a")
+    assert second.graph["7"]["inputs"]["steps"] == 2 and second.version != first.version
+    for bad in (path.read_bytes()[:100], b"", json.dumps(steps(5000)).encode(), json.dumps(REFUSED["no output"][0]())):
+        write(tmp_path, "a", bad if isinstance(bad, bytes) else bad.encode())
+        assert workflows.get("a") is second
+        listed = workflows.describe("a").workflows[0]
+        assert listed.version == second.version and listed.problem
+    write(tmp_path, "a", steps(1))
+    assert workflows.get("a").version == first.version and workflows.describe("a").workflows[0].problem is None
+    path.unlink()
+    with pytest.raises(KeyError):
+        workflows.get("a")
+    assert workflows.describe("a").workflows == []
+
+
+def test_what_the_engine_would_not_run_does_not_serve(workflows, tmp_path):
+    write(tmp_path, "a", steps(5000))
+    with pytest.raises(WorkflowInvalid, match="steps is 5000"):
+        workflows.get("a")
+    write(tmp_path, "b", foreign(**{"3": node("LoadImage", "other", image="c.png")}))
+    with pytest.raises(WorkflowInvalid):
+        workflows.get("b")
+    graph = demo(lambda graph: graph.update({"30": node("Broken")}))
+    graph["7"]["inputs"]["refer_image"] = ["30", 0]
+    write(tmp_path, "c", graph)
+    with pytest.raises(WorkflowInvalid):
+        workflows.get("c")
+
+
+def deep(levels: int) -> bytes:
+    return b'{"1":' + b"[" * levels + b"]" * levels + b"}"
+
+
+def chain(length: int) -> dict:
+    graph = demo()
+    for number in range(length):
+        result = [f"x{number - 1}" if number else "8", 0]
+        graph[f"x{number}"] = node("TryOnRepaint", person=["1", 0], result=result, mask=["5", 0])
+    return graph | {"9": node("TryOnOutput", images=[f"x{length - 1}", 0])}
+
+
+def cycle() -> dict:
+    return demo(lambda graph: graph["8"]["inputs"].update(result=["8", 0]))
+
+
+HOSTILE = {
+    "empty": b"",
+    "half-written": json.dumps(DEMO).encode()[:900],
+    "binary": bytes(range(256)) * 64,
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(1000),
+    "nested 100 deep": deep(100),
+    "nested 1000000 deep": deep(1_000_000),
+    "too large": b" " * (MAX_BYTES + 1),
+    "a number": b"7",
+    "a huge number": b"[" + b"9" * 100_000 + b"]",
+    "not finite": b'{"1": {"class_type": "TryOnOutput", "inputs": {"x": NaN}}}',
+    "cyclic": json.dumps(cycle()).encode(),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_refused(workflows, tmp_path, case):
+    write(tmp_path, "hostile", HOSTILE[case])
+    with pytest.raises(WorkflowInvalid) as refusal:
+        workflows.get("hostile")
+    assert str(refusal.value) and str(tmp_path) not in str(refusal.value)
+
+
+def test_links_and_what_is_no_file_are_refused_and_nothing_outside_is_read(workflows, tmp_path_factory, tmp_path):
+    outside = write(tmp_path_factory.mktemp("outside"), "good", DEMO)
+    (tmp_path / "out.json").symlink_to(outside)
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "nowhere.json").symlink_to("gone")
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in ("out", "device", "loop", "folder", "pipe"):
+        with pytest.raises(WorkflowInvalid) as refusal:
+            workflows.get(name)
+        assert str(tmp_path) not in str(refusal.value)
+    with pytest.raises(KeyError):
+        workflows.get("nowhere")
+    assert {listed.name for listed in workflows.describe("a").workflows} == {"out", "device", "loop", "folder", "pipe"}
+    write(tmp_path, "target", DEMO)
+    (tmp_path / "inside.json").symlink_to("target.json")
+    assert workflows.get("inside").name == "inside"
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a" * 65, "a\0b", "ü"])
+def test_names_with_paths_are_nobodys(workflows, tmp_path, name):
+    write(tmp_path.parent, "secret", DEMO)
+    with pytest.raises(KeyError):
+        workflows.get(name)
+    with pytest.raises(WorkflowInvalid):
+        workflows.publish(name, json.dumps({"workflow": DEMO, "prompt": DEMO}).encode())
+    with pytest.raises(KeyError):
+        workflows.withdraw(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_replaced_while_it_is_read_ends_as_the_newest(workflows, tmp_path):
+    """Many threads ask while the file is replaced; whoever asks after the last replacement gets it."""
+    numbers = range(1, 41)
+    versions = set()
+    done = threading.Event()
+
+    def ask():
+        while not done.is_set():
+            versions.add(workflows.get("a").graph["7"]["inputs"]["steps"])
+
+    write(tmp_path, "a", steps(1))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for number in numbers:
+            write(tmp_path, "a", steps(number) if number % 3 else b"{")
+        assert workflows.get("a").graph["7"]["inputs"]["steps"] == 40
+        done.set()
+        for future in asking:
+            future.result()
+    assert versions <= {number for number in numbers if number % 3}
+
+
+# Publishing
+
+
+def page_catvton(**changes) -> dict:
+    document = json.loads(PAGE_CATVTON.read_text())
+    for found in document["nodes"]:
+        found["widgets_values"] = changes.get(found["type"], found.get("widgets_values", []))
+    return document
+
+
+def converted(document: dict, classes) -> dict:
+    from comfyui_tryon.workflow_format import to_prompt
+    from comfyui_tryon.workflows import LoadImage
+
+    return to_prompt(document, {"LoadImage": LoadImage, **classes})
+
+
+def body(page: dict, prompt: dict) -> bytes:
+    return json.dumps({"workflow": page, "prompt": prompt}).encode()
+
+
+def test_publishing_keeps_the_pages_graph_that_serves(workflows, tmp_path, classes):
+    page = page_catvton()
+    published = workflows.publish("new", body(page, converted(page, classes)))
+    assert json.loads((tmp_path / "new.json").read_text()) == page
+    assert workflows.get("new").version == published.version
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"]
+
+
+def test_publishing_keeps_the_prompt_where_the_graph_is_another(workflows, tmp_path, classes):
+    page = page_catvton()
+    prompt = converted(page, classes)
+    prompt["16"]["inputs"]["steps"] = 7
+    workflows.publish("new", body(page, prompt))
+    assert json.loads((tmp_path / "page/new.json").read_text()) == page
+    assert workflows.get("new").graph["16"]["inputs"]["steps"] == 7
+    workflows.publish("new", body(page, converted(page, classes)))
+    assert not (tmp_path / "page/new.json").exists()
+    assert workflows.get("new").graph["16"]["inputs"]["steps"] == 50
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"{", b"[]", b"{}", b'{"workflow": {}, "prompt": {}}', b'{"workflow": 1, "prompt": {}}', body({}, cycle())],
+)
+def test_publishing_what_cannot_serve_writes_nothing(workflows, tmp_path, sent):
+    write(tmp_path, "a", DEMO)
+    before = workflows.get("a")
+    with pytest.raises(WorkflowInvalid):
+        workflows.publish("a", sent)
+    assert workflows.get("a") is before and [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_publishing_over_a_link_replaces_the_link(workflows, tmp_path_factory, tmp_path, classes):
+    outside = write(tmp_path_factory.mktemp("outside"), "good", {"untouched": True})
+    (tmp_path / "a.json").symlink_to(outside)
+    (tmp_path / "page").symlink_to(outside.parent)
+    page = page_catvton()
+    workflows.publish("a", body(page, converted(page, classes)))
+    assert workflows.get("a") and not (tmp_path / "a.json").is_symlink()
+    with pytest.raises(WorkflowInvalid, match="link"):
+        workflows.publish("b", body({}, DEMO))
+    assert json.loads(outside.read_text()) == {"untouched": True} and len(list(outside.parent.iterdir())) == 1
+
+
+# Over HTTP, on every engine
+
+
+def listed(client) -> dict[str, dict]:
+    return {found["name"]: found for found in client.get("/api/v1/workflows").json()["workflows"]}
+
+
+def test_every_workflow_is_described(server):
+    with server.client() as client:
+        found = listed(client)["demo"]
+    assert found["default"] and "problem" not in found and found["mask"] == "optional" and found["outputs"] == ["9"]
+    assert found["parameters"]["num_inference_steps"] == 12 and found["bound"]["num_inference_steps"] == ["7.steps"]
+
+
+def test_the_published_workflow_answers_with_its_last_preview(server, fields):
+    """CatVTON's own file as it is passes the engine's check; run with the masker that needs no weights."""
+    write(server.workflows, "published", PAGE_CATVTON.read_bytes())
+    variant = page_catvton(LoadAutoMasker=["zhengchong/CatVTON", "geometric"])
+    write(server.workflows, "published_geometric", variant)
+    with server.client() as client:
+        found = listed(client)
+        assert "problem" not in found["published"] and found["published"]["outputs"] == ["18"]
+        assert found["published"]["bound"]["person_image"] == ["10"]
+        reply = client.post("/api/v1/tryon", json=fields | {"workflow": "published_geometric"})
+    assert picture(reply).shape == (192, 128, 3)
+    assert reply.json()["workflow"] == {
+        "name": "published_geometric", "version": found["published_geometric"]["version"]
+    }  # fmt: skip
+
+
+def test_hostile_files_beside_it_do_not_harm_a_server(server, fields):
+    for number, content in enumerate(HOSTILE.values()):
+        write(server.workflows, f"hostile{number}", content)
+    (server.workflows / "link.json").symlink_to("/etc/passwd")
+    write(server.workflows, "hostile_chain", chain(4000))
+    try:
+        with server.client() as client:
+            assert "hostile_chain" in listed(client)
+            for name in [*(f"hostile{number}" for number in range(len(HOSTILE))), "link"]:
+                reply = client.post("/api/v1/tryon", json=fields | {"workflow": name})
+                assert reply.json()["error"]["code"] == "workflow_invalid", name
+                assert "root:" not in reply.text and str(server.workflows) not in reply.text
+            found = listed(client)
+            assert all("problem" in found[f"hostile{number}"] for number in range(len(HOSTILE)))
+            assert client.post("/api/v1/tryon", json=fields).status_code == 200
+    finally:
+        for path in [*server.workflows.glob("hostile*.json"), server.workflows / "link.json"]:
+            path.unlink()
+
+
+def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_versions(server, fields):
+    """Two versions make pictures of different sizes; every third file is broken, every fourth half-written first."""
+    sizes = {"wide": (96, 64), "tall": (64, 96)}
+    contents = {
+        name: json.dumps(
+            demo(lambda graph, size=size: graph["7"]["inputs"].update(width=size[0], height=size[1], steps=1))
+        )
+        for name, size in sizes.items()
+    }
+    expected = {}
+    sent = {key: value for key, value in fields.items() if key.endswith("_image")} | {"workflow": "swapped"}
+    with server.client() as client:
+        for name, content in contents.items():
+            write(server.workflows, "swapped", content.encode())
+            expected[listed(client)["swapped"]["version"]] = sizes[name][::-1] + (3,)
+    assert len(expected) == 2
+    done = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        with server.client() as client:
+            while not done.is_set():
+                reply = client.post("/api/v1/tryon", json=sent)
+                assert picture(reply).shape == expected[reply.json()["workflow"]["version"]]
+                count += 1
+        return count
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for number, content in zip(range(100), itertools.cycle(contents.values())):
+            if number % 3 == 2:
+                write(server.workflows, "swapped", content.encode()[:500])
+            elif number % 4 == 3:
+                path = server.workflows / "swapped.json"
+                path.write_text(content[:500])
+                path.write_text(content)
+            else:
+                write(server.workflows, "swapped", content.encode())
+            done.wait(0.05)
+        done.set()
+        assert all(future.result() for future in asking)
+
+
+def test_publishing_exists_only_in_dev(server):
+    with server.client() as client:
+        for method in ("PUT", "DELETE"):
+            assert client.request(method, "/api/v1/workflows/demo", content="{}").status_code == 404
+    assert (server.workflows / "demo.json").exists()
+
+
+def test_publishing_over_http(tmp_path, fields, classes):
+    folder = tmp_path / "workflows"
+    folder.mkdir()
+    write(folder, "demo", DEMO)
+    page = page_catvton(LoadAutoMasker=["zhengchong/CatVTON", "geometric"])
+    sent = {"workflow": page, "prompt": converted(page, classes)}
+    environment = {"TRYON_WORKFLOWS_DIR": str(folder), "TRYON_DEV": "1", "TRYON_WARMUP": "0"}
+    with probe_server(EMBEDDED, tmp_path, environment) as server, server.client() as client:
+        reply = client.put("/api/v1/workflows/mine", json=sent)
+        assert reply.status_code == 200 and reply.json()["name"] == "mine" and reply.json()["outputs"] == ["18"]
+        answer = client.post("/api/v1/tryon", json=fields | {"workflow": "mine"})
+        assert picture(answer).shape == (192, 128, 3)
+        assert answer.json()["workflow"]["version"] == reply.json()["version"]
+        sent["prompt"]["16"]["inputs"]["steps"] = 5000
+        refused = client.put("/api/v1/workflows/mine", json=sent)
+        assert refused.status_code == 422 and refused.json()["error"]["details"]["field"] == "workflow"
+        assert "steps" in refused.json()["error"]["message"]
+        assert listed(client)["mine"]["version"] == reply.json()["version"]
+        large = client.put("/api/v1/workflows/mine", content=b" " * (3 * MAX_BYTES))
+        assert large.status_code == 413
+        assert client.put("/api/v1/workflows/%2e%2e%2fmine", json=sent).status_code == 404
+        assert client.get("/api/v1/workflows/mine").status_code == 405
+        assert client.delete("/api/v1/workflows/mine").status_code == 204
+        assert client.delete("/api/v1/workflows/mine").status_code == 404
+        assert [path.name for path in folder.iterdir()] == ["demo.json"]
