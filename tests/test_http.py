@@ -10,7 +10,9 @@ import uuid
 import zlib
 
 import numpy as np
+import openapi_spec_validator
 import pytest
+from comfyui_tryon.schema import TryonRequest
 from conftest import SHARED, picture, psnr, to_base64, to_bytes
 from hosts import EMBEDDED, ROOT
 from PIL import Image
@@ -230,15 +232,26 @@ def add_workflow(server, name: str, change) -> str:
     return name
 
 
-def test_a_node_that_raises_is_named_and_the_next_request_works(server, fields):
-    def fault(graph):
-        graph["20"] = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": "error"}}
+@pytest.mark.parametrize(
+    "fault, status, code",
+    [
+        ("error", 500, "node_execution_error"),
+        ("nobody", 422, "no_person_found"),
+        ("memory", 503, "out_of_memory"),
+    ],
+)
+def test_a_node_that_raises_has_its_code_and_the_next_request_works(server, fields, fault, status, code):
+    def insert(graph):
+        graph["20"] = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": fault}}
         graph["7"]["inputs"]["target_image"] = ["20", 0]
 
-    reply = post(server, fields | {"workflow": add_workflow(server, "raises", fault)})
-    found = error(reply, 500, "node_execution_error")
-    assert found["details"] == {"node": "20", "node_type": "ProbeFault"} and "secret" not in reply.text
-    assert "secret" in server.log()
+    reply = post(server, fields | {"workflow": add_workflow(server, f"raises_{fault}", insert)})
+    found = error(reply, status, code)
+    if code == "node_execution_error":
+        assert found["details"] == {"node": "20", "node_type": "ProbeFault"} and "secret" not in reply.text
+        assert "secret" in server.log()
+    if status == 503:
+        assert int(reply.headers["Retry-After"]) >= 1
     assert post(server, fields).status_code == 200
 
 
@@ -284,6 +297,73 @@ def test_golden_pictures_of_the_published_code(server, case):
         **{key: settings[key] for key in ("seed", "width", "height")},
     }
     assert psnr(picture(post(server, sent)), np.array(Image.open(PARITY / case / "output.png"))) >= 60
+
+
+def events(server, fields) -> list[tuple[str, dict]]:
+    with server.client() as client:
+        with client.stream("POST", "/api/v1/tryon", json=fields, headers={"Accept": "text/event-stream"}) as reply:
+            assert reply.status_code == 200 and reply.headers["Content-Type"].startswith("text/event-stream")
+            assert reply.headers["X-Request-Id"]
+            blocks = "".join(reply.iter_text()).split("\n\n")
+    named = [block.split("\n") for block in blocks if block and not block.startswith(":")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in named]
+
+
+def test_events_tell_the_way_to_the_picture(server, fields):
+    found = events(server, fields | {"num_inference_steps": 3})
+    assert [data["status"] for name, data in found if name == "status"] == ["queued", "running"]
+    assert [data["value"] for name, data in found if name == "progress" and data["max"] == 3] == [0, 1, 2, 3]
+    assert {data["node"] for name, data in found if name == "progress" and data["max"] == 3} == {"7"}
+    previews = [data["image"] for name, data in found if name == "preview"]
+    assert previews and Image.open(io.BytesIO(base64.b64decode(previews[0]))).format == "JPEG"
+    name, reply = found[-1]
+    assert name == "output"
+    plain = post(server, fields | {"num_inference_steps": 3}).json()
+    assert reply["output"] == plain["output"]
+
+
+def test_events_end_in_the_error_a_plain_reply_would_be(server, fields):
+    def insert(graph):
+        graph["20"] = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": "error"}}
+        graph["7"]["inputs"]["target_image"] = ["20", 0]
+
+    name, content = events(server, fields | {"workflow": add_workflow(server, "raises_late", insert)})[-1]
+    assert name == "error" and content["error"]["code"] == "node_execution_error"
+    reply = post(server, fields | {"seed": "x"}, headers={"Accept": "text/event-stream"})
+    error(reply, 422, "invalid_parameter")
+
+
+def test_the_api_describes_itself(server):
+    with server.client() as client:
+        document = client.get("/api/v1/openapi.json").json()
+        openapi_spec_validator.validate(document)
+        assert document["openapi"].startswith("3.1")
+        assert set(document["components"]["schemas"]["TryonRequest"]["properties"]) == set(TryonRequest.model_fields)
+        page = client.get("/api/v1/docs").text
+        assert "://" not in page
+        for path in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css"):
+            assert path in page and client.get(f"/api/v1/{path}").status_code == 200
+        listed = {entry["name"]: entry for entry in client.get("/api/v1/workflows").json()["workflows"]}
+        assert listed["demo"]["default"] and listed["demo"]["parameters"]["guidance_scale"] == 2.5
+        assert listed["demo"]["bound"]["seed"] == ["7.seed"] and listed["catvton_mask"]["mask"] == "required"
+
+
+def test_metrics_count_requests_and_pictures(server, fields):
+    def value(text: str, name: str) -> float:
+        return float(next((line.split()[-1] for line in text.splitlines() if line.startswith(name + " ")), 0))
+
+    with server.client() as client:
+        before = client.get("/metrics").text
+        post(server, fields | {"num_images": 2})
+        post(server, fields | {"seed": "x"})
+        after = client.get("/metrics").text
+    for name, more in (
+        ('tryon_requests_total{outcome="ok"}', 1),
+        ('tryon_requests_total{outcome="invalid_parameter"}', 1),
+        ("tryon_pictures_total", 2),
+        ('tryon_stage_seconds_count{stage="execute"}', 1),
+    ):
+        assert value(after, name) == value(before, name) + more, name
 
 
 def test_ten_at_once_are_all_answered_in_order_each_with_its_own(server, fields):

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -14,10 +14,11 @@ from .errors import ApiError
 from .health import Health
 from .schema import TryonRequest
 from .settings import Settings
-from .tryon import MEDIA_TYPES, Request, Status, TryOn
+from .tryon import MEDIA_TYPES, Request, Result, Status, TryOn
 from .workflows import MAX_BYTES, WorkflowInvalid, Workflows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Fields = TypeVar("Fields")
 
 TRYON = "/api/v1/tryon"
 WORKFLOW = "/api/v1/workflows/{id}"
@@ -53,7 +54,14 @@ class Api:
             DOCS: {"GET": self.docs},
             **{f"{DOCS}/{name}": {"GET": self.docs_file} for name in openapi.DOCS_FILES},
             "/metrics": {"GET": self.metrics},
+            **({self._settings.predict_route: {"POST": self.predict}} if self._settings.predict_route else {}),
         }
+
+    def aliases(self) -> dict[str, str]:
+        """The paths by which other hosts ask for ours; none unless their environment names them."""
+        sagemaker = {"/invocations": TRYON} if self._settings.sagemaker else {}
+        vertex = {self._settings.health_route: "/health"} if self._settings.health_route else {}
+        return sagemaker | vertex
 
     def health_routes(self) -> dict[str, dict[str, Handler]]:
         return {
@@ -77,9 +85,16 @@ class Api:
         return web.json_response(content, status=status)
 
     async def tryon(self, request: web.Request) -> web.StreamResponse:
+        return await self._counted(request, self._answer(request))
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        """The try-on in Vertex AI's wrapping: {"instances": [fields]} is answered with {"predictions": [reply]}."""
+        return await self._counted(request, self._predict(request))
+
+    async def _counted(self, request: web.Request, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
         outcome = "internal_error"
         try:
-            response = await self._answer(request)
+            response = await answer
             outcome = request.get("outcome", "ok")
             return response
         except ApiError as error:
@@ -138,13 +153,31 @@ class Api:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self._health.check_accepting()
         self._tryon.check_room()
-        fields = await self._receive(request)
+        fields = await self._receive(request, body.read)
         wanted = wanted_type(request.headers.get("Accept", ""))
         if wanted == EVENT_STREAM:
             return await self._stream(request, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
-        task = asyncio.ensure_future(self._tryon.answer(Request(request["id"]), fields))
+        result = await self._result(request, Request(request["id"]), fields)
+        seed = {"X-Seed": str(result.seed)}
+        if wanted:
+            return web.Response(body=result.images[0], content_type=wanted, headers=seed)
+        content = await asyncio.to_thread(tryon.reply, request["id"], result)
+        return web.Response(body=content, content_type="application/json", headers=seed)
+
+    async def _predict(self, request: web.Request) -> web.StreamResponse:
+        self._health.check_accepting()
+        self._tryon.check_room()
+        replies = []
+        for number, fields in enumerate(await self._receive(request, body.read_instances)):
+            job = Request(f"{request['id']}-{number}")
+            replies.append(await asyncio.to_thread(tryon.reply, job.id, await self._result(request, job, fields)))
+        return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
+
+    async def _result(self, request: web.Request, job: Request, fields: TryonRequest) -> Result:
+        """Makes the pictures, unless the client goes away."""
+        task = asyncio.ensure_future(self._tryon.answer(job, fields))
         try:
             while not (await asyncio.wait({task}, timeout=DISCONNECT_POLL_S))[0]:
                 check_connected(request)
@@ -152,20 +185,16 @@ class Api:
         finally:
             task.cancel()
         metrics.observe(result.stages, len(result.images))
-        seed = {"X-Seed": str(result.seed)}
-        if wanted:
-            return web.Response(body=result.images[0], content_type=wanted, headers=seed)
-        content = await asyncio.to_thread(tryon.reply, request["id"], result)
-        return web.Response(body=content, content_type="application/json", headers=seed)
+        return result
 
-    async def _receive(self, request: web.Request) -> TryonRequest:
+    async def _receive(self, request: web.Request, read: Callable[[web.Request, int], Awaitable[Fields]]) -> Fields:
         if self._receiving >= MAX_RECEIVING:
             raise ApiError("queue_full", "Too many requests are arriving at once. Retry shortly.", retry_after=1)
         self._receiving += 1
         try:
             with metrics.stages.labels("receive").time():
                 limit = int(self._settings.max_body_mb * 1e6)
-                return await asyncio.wait_for(body.read(request, limit), RECEIVE_TIMEOUT_S)
+                return await asyncio.wait_for(read(request, limit), RECEIVE_TIMEOUT_S)
         except asyncio.TimeoutError:
             raise ApiError("invalid_request", f"The body did not arrive within {RECEIVE_TIMEOUT_S} s.") from None
         finally:

@@ -11,6 +11,7 @@ from .schema import TryonRequest, parse
 
 PICTURE_FIELDS = ("person_image", "garment_image", "mask_image")
 TEXT_FIELD_LIMIT = 4096
+MAX_INSTANCES = 4
 
 
 async def read(request: web.Request, max_bytes: int) -> TryonRequest:
@@ -29,6 +30,15 @@ async def read(request: web.Request, max_bytes: int) -> TryonRequest:
     raise ApiError("unsupported_media_type", "Send application/json or multipart/form-data.")
 
 
+async def read_instances(request: web.Request, max_bytes: int) -> list[TryonRequest]:
+    """The validated fields of each request in Vertex AI's wrapping, {"instances": [fields], "parameters": fields}.
+
+    Raises:
+        ApiError
+    """
+    return await asyncio.to_thread(_parse_instances, await _read_all(request, max_bytes))
+
+
 async def _read_all(request: web.Request, max_bytes: int) -> bytes:
     data = bytearray()
     try:
@@ -42,11 +52,23 @@ async def _read_all(request: web.Request, max_bytes: int) -> bytes:
 
 
 def _parse_json(data: bytes) -> TryonRequest:
+    return parse(_loads(data))
+
+
+def _parse_instances(data: bytes) -> list[TryonRequest]:
+    document = _loads(data)
+    instances = document.get("instances") if isinstance(document, dict) else None
+    common = document.get("parameters") or {} if isinstance(document, dict) else {}
+    if not isinstance(common, dict) or not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
+        raise ApiError("invalid_request", f"Send 1 to {MAX_INSTANCES} objects under instances, and parameters for all.")
+    return [parse({**common, **fields} if isinstance(fields, dict) else fields) for fields in instances]
+
+
+def _loads(data: bytes) -> Any:
     try:
-        fields = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         raise ApiError("invalid_request", "The body is not JSON.") from None
-    return parse(fields)
 
 
 async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:

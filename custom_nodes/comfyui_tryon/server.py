@@ -41,6 +41,7 @@ class Server:
         self._api = Api(settings, self._tryon, self._workflows, self._health)
         metrics.watch(self._tryon.__len__, engine.device_memory)
         self._exact, self._with_segment = _split(self._api.routes())
+        self._aliases = self._api.aliases()
         self._tasks: set[asyncio.Task] = set()
 
     def attach(self, app: web.Application) -> None:
@@ -76,7 +77,7 @@ class Server:
         return response
 
     async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        path = request.rel_url.raw_path
+        path = self._aliases.get(request.rel_url.raw_path, request.rel_url.raw_path)
         methods = self._exact.get(path)
         if methods is None:
             parent, _, segment = path.rpartition("/")

@@ -32,6 +32,10 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 25
     log_format: Literal["text", "json"] = "text"
     dev: bool = False
+    # Other hosts' names for the routes: start.sh serve sets the first, Vertex AI the others.
+    sagemaker: bool = False
+    health_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_HEALTH_ROUTE")] = None
+    predict_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_PREDICT_ROUTE")] = None
 
 
 @lru_cache

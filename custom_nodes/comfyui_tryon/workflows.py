@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 import threading
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ class Workflows:
 
     def __init__(self, folder: Path, node_classes: Mapping[str, type]) -> None:
         self._folder = folder
-        self._node_classes = {"LoadImage": LoadImage, **node_classes}
+        self._node_classes = ChainMap(node_classes, {"LoadImage": LoadImage})
         self._checks: dict[str, _Check] = {}
         self._lock = threading.Lock()
         self._writing = threading.Lock()

@@ -9,6 +9,10 @@ from pathlib import Path
 import torch
 
 
+class NoPersonFound(ValueError):
+    """What the pack's masker raises, under whatever name the host imported it."""
+
+
 class ProbeFault:
     """Passes a picture on, or fails in the way that `fault` says."""
 
@@ -21,23 +25,30 @@ class ProbeFault:
         return {
             "required": {
                 "image": ("IMAGE",),
-                "fault": (["none", "error", "exit", "cuda", "memory", "sleep"], {"default": "none"}),
+                "fault": (
+                    ["none", "error", "nobody", "exit", "cuda", "memory", "pause", "sleep", "hang"],
+                    {"default": "none"},
+                ),
             }
         }
 
     def run(self, image: torch.Tensor, fault: str) -> tuple[torch.Tensor]:
         if fault == "error":
             raise ValueError("secret /path/of/the/server in a message")
+        if fault == "nobody":
+            raise NoPersonFound("nobody here")
         if fault == "exit":
             raise SystemExit(3)
         if fault == "cuda":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if fault == "memory":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 TiB")
-        if fault == "sleep":
-            for _ in range(600):
+        if fault in ("pause", "sleep"):  # a second, half a minute
+            for _ in range(20 if fault == "pause" else 600):
                 time.sleep(0.05)
                 _interrupt_point()
+        if fault == "hang":
+            time.sleep(30)
         return (image,)
 
 

@@ -33,7 +33,7 @@ function say(severity, detail) {
 
 function proposedName() {
   const opened = app.extensionManager.workflow?.activeWorkflow?.filename ?? "";
-  return opened.replace(/[^A-Za-z0-9._-]+/g, "_").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64) || "my_workflow";
+  return opened.replace(/[^A-Za-z0-9._-]+/g, "_").replace(/^[^A-Za-z0-9]+|_+$/g, "").slice(0, 64) || "my_workflow";
 }
 
 function verdict(workflow) {
@@ -74,7 +74,7 @@ app.registerExtension({
   commands: [
     { id: "tryon.publish", label: "Publish as try-on workflow", icon: "pi pi-cloud-upload", function: publish },
   ],
-  menuCommands: [{ path: ["File"], commands: ["tryon.publish"] }],
+  menuCommands: [{ path: ["Try-on"], commands: ["tryon.publish"] }],
   nodeCreated(node) {
     const width = WIDTHS[node.comfyClass];
     if (!width) return;

@@ -1,0 +1,109 @@
+"""The nodes' interface: names, inputs and outputs of the published pack, and what ours promise."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_tryon import jobs, nodes
+from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+PUBLISHED = {
+    "LoadCatVTONPipeline": (["sd15_inpaint_path", "catvton_path", "mixed_precision"], ["MODEL"], ["pipe"]),
+    "CatVTON": (
+        ["pipe", "target_image", "refer_image", "mask_image", "seed", "steps", "cfg"],
+        ["IMAGE"],
+        ["image"],
+    ),
+    "LoadAutoMasker": (["catvton_path"], ["MODEL"], ["pipe"]),
+    "AutoMasker": (["pipe", "target_image", "cloth_type"], ["IMAGE", "IMAGE"], ["image", "image_masked"]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_nodes_keep_their_inputs_and_outputs(name):
+    required, types, names = PUBLISHED[name]
+    cls = NODE_CLASS_MAPPINGS[name]
+    assert list(cls.INPUT_TYPES()["required"]) == required
+    assert list(cls.RETURN_TYPES) == types and list(cls.RETURN_NAMES) == names
+
+
+def test_every_node_has_a_name_a_description_and_the_category():
+    assert NODE_DISPLAY_NAME_MAPPINGS.keys() == NODE_CLASS_MAPPINGS.keys()
+    for cls in NODE_CLASS_MAPPINGS.values():
+        assert cls.DESCRIPTION and cls.CATEGORY == "try-on" and callable(getattr(cls, cls.FUNCTION))
+
+
+@pytest.fixture
+def job():
+    picture = np.random.default_rng(0).integers(0, 255, (32, 24, 3), np.uint8)
+    with jobs.opened(jobs.Job({"person_image": picture})) as job:
+        yield job
+
+
+def test_a_requests_picture_comes_by_token_and_goes_out_unchanged(job):
+    (image,) = nodes.TryOnPersonImage().load(token=job.token)
+    assert image.shape == (1, 32, 24, 3) and image.dtype == torch.float32
+    nodes.TryOnOutput().deliver(image, token=job.token)
+    assert np.array_equal(job.results[0], job.pictures["person_image"])
+
+
+def test_a_token_is_worth_nothing_when_the_request_has_ended(job):
+    with jobs.opened(jobs.Job({})) as other:
+        token = other.token
+    with pytest.raises(LookupError):
+        nodes.TryOnPersonImage().load(token=token)
+
+
+def test_an_input_without_a_picture_says_what_to_do():
+    with pytest.raises(ValueError, match="Choose one"):
+        nodes.TryOnGarmentImage().load()
+    assert nodes.TryOnGarmentImage.VALIDATE_INPUTS(image="") is True
+
+
+def test_the_automatic_mask_is_asked_for_only_without_a_mask_of_the_request(job):
+    node = nodes.TryOnMaskImage()
+    assert node.check_lazy_status(token=job.token, automatic=None) == ["automatic"]
+    automatic = torch.ones(1, 32, 24, 3)
+    assert node.load(token=job.token, automatic=automatic)[0] is automatic
+    job.pictures["mask_image"] = np.zeros((32, 24, 3), np.uint8)
+    assert node.check_lazy_status(token=job.token, automatic=None) == []
+    assert node.load(token=job.token)[0].max() == 0
+
+
+def test_the_geometric_masker_needs_no_weights_and_spares_what_it_should():
+    (pipe,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    person = torch.full((1, 256, 192, 3), 0.9)
+    person[:, 20:240, 70:120] = 0.3
+    areas = {}
+    for cloth_type in ("upper", "lower", "overall", "inner", "outer"):
+        mask, masked = nodes.AutoMasker().generate(pipe, person, cloth_type)
+        assert mask.shape == masked.shape == (1, 256, 192, 3)
+        assert set(mask.unique().tolist()) == {0.0, 1.0}
+        outside = mask == 0
+        assert torch.equal(masked[outside], person[outside])
+        areas[cloth_type] = mask[0, :, :, 0]
+    assert areas["upper"][:128].sum() > areas["upper"][128:].sum()
+    assert areas["lower"][128:].sum() > areas["lower"][:128].sum()
+    assert areas["overall"].sum() > max(areas["upper"].sum(), areas["lower"].sum())
+    assert not any(area[:24].any() for area in areas.values())
+
+
+def test_another_model_in_pipe_is_refused_by_name():
+    (masker,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    image = torch.zeros(1, 64, 64, 3)
+    with pytest.raises(TypeError, match="Load CatVTON Pipeline"):
+        nodes.CatVTON().generate(masker, image, image, image, 1, 1, 2.5)
+    with pytest.raises(TypeError, match="Load AutoMask Generator"):
+        nodes.AutoMasker().generate(object(), image, "upper")
+
+
+def test_repaint_takes_the_persons_pixels_outside_the_mask():
+    generator = torch.Generator().manual_seed(1)
+    person = torch.randint(0, 256, (1, 64, 48, 3), generator=generator) / 255.0
+    result = torch.rand(2, 64, 48, 3, generator=generator)
+    mask = torch.zeros(1, 64, 48, 3)
+    mask[:, 20:40, 10:30] = 1
+    (painted,) = nodes.TryOnRepaint().repaint(person, result, mask)
+    assert painted.shape == result.shape
+    for picture in painted:
+        assert torch.equal(picture[mask[0] == 0], person[0][mask[0] == 0])
+        assert not torch.equal(picture[mask[0] == 1], person[0][mask[0] == 1])

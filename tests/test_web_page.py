@@ -1,0 +1,166 @@
+"""ComfyUI's web page in --dev: the pack's nodes and examples in it, and publishing the open graph from its menu."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Page, opened
+from comfyui_tryon.demo import checkpoint, samples
+from comfyui_tryon.engine.embedded import EmbeddedEngine
+from comfyui_tryon.workflow_format import to_prompt
+from comfyui_tryon.workflows import LoadImage
+from conftest import DEMO_MODELS, FOLDERS, NONE_FOUND, picture
+from hosts import ROOT, Server, comfyui_version, running
+
+EXAMPLES = ROOT / "custom_nodes/comfyui_tryon/example_workflows"
+PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
+READY = """!!(window.app?.graph && app.extensionManager && document.querySelector("canvas")
+    && window.LiteGraph?.registered_node_types["TryOnOutput"])"""
+TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText).find(text => text.includes(%s))"""
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+
+
+def hosts() -> list:
+    """The oldest and the newest ComfyUI at hand: their web pages differ most."""
+    if CHROMIUM is None or not FOLDERS:
+        reason = (
+            NONE_FOUND if CHROMIUM else "NO CHROMIUM HERE: nothing of the web page is tested (apt install chromium)"
+        )
+        return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
+    by_version = sorted(FOLDERS, key=lambda folder: [int(part) for part in comfyui_version(folder).split(".")])
+    return [
+        pytest.param(folder, id=comfyui_version(folder)) for folder in dict.fromkeys([by_version[0], by_version[-1]])
+    ]
+
+
+@pytest.fixture(scope="module", params=hosts())
+def dev(request, tmp_path_factory) -> Iterator[Server]:
+    """A server in --dev with folders of its own."""
+    checkpoint.write(DEMO_MODELS)
+    folder = tmp_path_factory.mktemp("dev")
+    for name in ("user/default", "output", "temp"):
+        (folder / name).mkdir(parents=True)
+    (folder / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
+    samples.write(folder / "input")
+    shutil.copytree(ROOT / "workflows", folder / "workflows")
+    options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
+    options.append(f"--database-url=sqlite:///{folder}/user/comfyui.db")
+    environment = {
+        "TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", "TRYON_WORKFLOWS_DIR": str(folder / "workflows")
+    }  # fmt: skip
+    with running(str(request.param), folder / "log.txt", environment, "--dev", ("--", *options)) as server:
+        server.folder = folder
+        server.workflows = folder / "workflows"
+        yield server
+
+
+def in_page(server: Server, scenario) -> None:
+    """Runs a coroutine function of a page; its last state is pictured into TRYON_TEST_SCREENSHOTS, if set."""
+
+    async def run() -> None:
+        async with opened(server.url + "/") as page:
+            await page.wait_for(READY)
+            try:
+                await scenario(page)
+            finally:
+                await shot(page, server, scenario.__name__)
+
+    asyncio.run(run())
+
+
+async def shot(page: Page, server: Server, name: str) -> None:
+    if folder := os.environ.get("TRYON_TEST_SCREENSHOTS"):
+        await page.screenshot(Path(folder) / f"{comfyui_version(Path(server.engine))}-{name}.png")
+
+
+async def open_graph(page: Page, document: dict) -> None:
+    await page.evaluate(f"app.loadGraphData({json.dumps(document)}, true, true)")
+    await page.wait_for(f"app.graph._nodes.length === {len(document['nodes'])}")
+
+
+async def prompt_of(page: Page) -> dict:
+    return json.loads(await page.evaluate("app.graphToPrompt().then(({output}) => JSON.stringify(output))"))
+
+
+def widget(node: int, name: str) -> str:
+    return f"app.graph.getNodeById({node}).widgets.find(widget => widget.name === {json.dumps(name)})"
+
+
+async def publish(page: Page, name: str) -> None:
+    """Chooses the menu's command and answers its question with `name`."""
+    await page.evaluate('void app.extensionManager.command.execute("tryon.publish")')
+    await page.wait_for('document.activeElement.tagName === "INPUT" && document.activeElement.value !== ""')
+    await page.evaluate("document.activeElement.select()")
+    await page.type(name)
+    await page.press("Enter", 13)
+
+
+def classes() -> dict[str, type]:
+    return {"LoadImage": LoadImage, **EmbeddedEngine().node_classes()}
+
+
+@pytest.mark.parametrize("path", [*sorted(EXAMPLES.glob("*.json")), PAGE_CATVTON], ids=lambda path: path.stem)
+def test_a_graph_converts_to_the_prompt_that_the_page_queues(dev, path):
+    async def scenario(page: Page) -> None:
+        document = json.loads(path.read_text())
+        await open_graph(page, document)
+        assert await prompt_of(page) == to_prompt(document, classes())
+
+    in_page(dev, scenario)
+
+
+def test_the_example_is_opened_changed_published_and_answers(dev, fields):
+    async def scenario(page: Page) -> None:
+        templates = await page.evaluate('fetch("/api/workflow_templates").then(reply => reply.json())')
+        assert set(templates["comfyui_tryon"]) == {path.stem for path in EXAMPLES.glob("*.json")}
+        address = "/api/workflow_templates/comfyui_tryon/try_on_demo"
+        assert await page.evaluate(f'fetch("{address}.jpg").then(reply => reply.ok)')
+        example = await page.evaluate(f'fetch("{address}.json").then(reply => reply.json())')
+
+        await open_graph(page, example)
+        for node, name in ((1, "person.png"), (2, "garment.png")):
+            assert await page.evaluate(f'app.graph.getNodeById({node}).widgets.some(({{name}}) => name === "upload")')
+            await page.evaluate(
+                f'{widget(node, "image")}.value = "{name}", {widget(node, "image")}.callback("{name}"), null'
+            )
+            await page.wait_for(f"app.graph.getNodeById({node}).imgs?.[0]?.naturalWidth === {samples.WIDTH}")
+        await page.evaluate(f"{widget(7, 'steps')}.value = 3")
+        await publish(page, "mine")
+        toast = await page.wait_for(TOAST % '"mine"')
+        assert '"mine" serves' in toast and "num_inference_steps" in toast
+        await shot(page, dev, "published")
+
+        with dev.client() as client:
+            listed = {found["name"]: found for found in client.get("/api/v1/workflows").json()["workflows"]}
+            assert listed["mine"]["parameters"]["num_inference_steps"] == 3 and listed["mine"]["version"] in toast
+            sent = {key: value for key, value in fields.items() if key != "num_inference_steps"}
+            reply = client.post("/api/v1/tryon", json=sent | {"workflow": "mine"})
+        assert picture(reply).shape == (192, 128, 3)
+        assert reply.json()["workflow"] == {"name": "mine", "version": listed["mine"]["version"]}
+
+        await page.evaluate("void app.queuePrompt(0)")
+        await page.wait_for(f"app.graph.getNodeById(9).imgs?.[0]?.naturalWidth === {samples.WIDTH}")
+        await shot(page, dev, "run")
+
+        queued = await prompt_of(page)
+        assert queued["7"]["inputs"]["steps"] == 3 and queued["1"]["inputs"] == {"image": "person.png"}
+        await open_graph(page, json.loads((dev.workflows / "mine.json").read_text()))
+        assert await prompt_of(page) == queued, "what is served opens as it was published"
+
+        await page.evaluate("app.graph.remove(app.graph.getNodeById(9))")
+        await publish(page, "mine")
+        assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"not published"')
+        await shot(page, dev, "refused")
+        await publish(page, "../mine")
+        assert "is no name" in await page.wait_for(TOAST % '"../mine"')
+        assert not [message for message in page.messages if message.startswith("exception") and "tryon" in message]
+
+    in_page(dev, scenario)
+    with dev.client() as client:
+        assert client.delete("/api/v1/workflows/mine").status_code == 204
+        assert client.post("/api/v1/tryon", json=fields | {"workflow": "mine"}).status_code == 404
+    assert not (dev.folder / "mine.json").exists()
