@@ -14,6 +14,8 @@ ARG WEIGHTS=1
 ARG ATTENTION=mix
 # REPOSITORY@REVISION, separated by spaces; without, the lock file's commits, or each repository's main branch.
 ARG REVISIONS=
+# Or a mirror of it.
+ARG HF_ENDPOINT=https://huggingface.co
 # hadolint ignore=SC2086
 RUN --mount=type=secret,id=hf_token \
     rm /models/extra_model_paths.yaml \

@@ -28,6 +28,7 @@ mode=serve
 case "${1:-}" in
   --demo | --dev | --test | --check | --download) mode=${1#--}; shift ;;
   -h | --help) usage; exit 0 ;;
+  serve) export PORT=${SAGEMAKER_BIND_TO_PORT:-8080} TRYON_SAGEMAKER=1; unset PORT_HEALTH; shift ;;  # how Amazon SageMaker starts an image
   "" | --) ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -149,6 +150,7 @@ done
 comfyui=$(find_comfyui)
 set_up
 export PYTHONPATH=$here/custom_nodes${PYTHONPATH:+:$PYTHONPATH}
+if [ -n "${AIP_HTTP_PORT:-}" ]; then export PORT=$AIP_HTTP_PORT; unset PORT_HEALTH; fi  # Vertex AI
 export PORT=${PORT:-8000} LISTEN=${LISTEN:-0.0.0.0} HF_HUB_DISABLE_TELEMETRY=1
 
 case $mode in
@@ -180,7 +182,7 @@ if [ -z "$comfyui" ]; then
 fi
 
 state=$here/.run/$PORT
-mkdir -p "$state" 2>/dev/null || state=$(mktemp -d)
+mkdir -p "$state" 2>/dev/null && [ -w "$state" ] || state=$(mktemp -d)
 options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --disable-metadata --cache-classic
   --extra-model-paths-config "$here/extra_model_paths.yaml")
 has_gpu || options+=(--cpu)

@@ -1,7 +1,10 @@
 """Many clients at once, clients that are gone, and workers that can do no more."""
 
 import asyncio
+import base64
 import contextlib
+import http.client
+import io
 import json
 import signal
 import subprocess
@@ -104,7 +107,7 @@ def metrics(server: Server) -> Counter:
     found = Counter()
     for family in text_string_to_metric_families(httpx.get(server.url + "/metrics", timeout=30).text):
         for sample in family.samples:
-            if not sample.name.endswith("_bucket"):
+            if not sample.name.endswith(("_bucket", "_created")):
                 found[sample.labels.get("outcome", sample.name)] += sample.value
     return found
 
@@ -277,6 +280,32 @@ def test_what_does_not_finish_in_time_is_told_to_go_elsewhere(tmp_path):
         error(waiting.result(), 503, "draining")
         running.result()
         assert server.process.wait(15) == 0
+
+
+def test_slow_clients_are_served_to_the_end_though_the_worker_drains(engine, tmp_path):
+    """One that still sends its request and one that still reads its reply, larger than what sockets hold."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2400, 2400, 3), np.uint8))
+    data = io.BytesIO()
+    noise.save(data, "JPEG", quality=95)
+    large = body("none", base64.b64encode(data.getvalue()).decode())
+    with fresh(engine, tmp_path) as server:
+        host = server.url.removeprefix("http://")
+        reader, sender = (http.client.HTTPConnection(host, timeout=60) for _ in range(2))
+        headers = {"Content-Type": "application/json"}
+        reader.request("POST", "/api/v1/tryon", json.dumps(large), headers | {"Accept": "image/png"})
+        reply = reader.getresponse()
+        content = json.dumps(body("none")).encode()
+        sender.putrequest("POST", "/api/v1/tryon")
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            sender.putheader(name, value)
+        sender.endheaders(content[:50])
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert Image.open(io.BytesIO(reply.read())).convert("RGB").size == (2400, 2400)
+        sender.send(content[50:])
+        assert sender.getresponse().status == 200
+        assert server.process.wait(25) == 0
 
 
 def check_failed(server: Server, reason: str) -> None:

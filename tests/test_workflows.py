@@ -8,11 +8,14 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_diffusion
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.workflows import MAX_BYTES, WorkflowInvalid, Workflows, bind
-from conftest import SHARED, picture, probe_server
-from hosts import EMBEDDED, ROOT
+from conftest import FOLDERS, NONE_FOUND, SHARED, picture, probe_server, to_base64
+from hosts import EMBEDDED, ROOT, running
+from PIL import Image
 
 PUBLISHED = SHARED / "workflows/catvton_workflow.json"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
@@ -362,7 +365,9 @@ def body(page: dict, prompt: dict) -> bytes:
 
 def test_publishing_keeps_the_pages_graph_that_serves(workflows, tmp_path, classes):
     page = page_catvton()
-    published = workflows.publish("new", body(page, converted(page, classes)))
+    prompt = converted(page, classes)
+    prompt["16"]["_meta"]["title"] = "the page's own name for an untitled node"
+    published = workflows.publish("new", body(page, prompt))
     assert json.loads((tmp_path / "new.json").read_text()) == page
     assert workflows.get("new").version == published.version
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"]
@@ -529,3 +534,48 @@ def test_publishing_over_http(tmp_path, fields, classes):
         assert client.delete("/api/v1/workflows/mine").status_code == 204
         assert client.delete("/api/v1/workflows/mine").status_code == 404
         assert [path.name for path in folder.iterdir()] == ["demo.json"]
+
+
+# Other packs' nodes
+
+
+@pytest.mark.skipif(not FOLDERS, reason=NONE_FOUND)
+def test_a_workflow_of_core_nodes_serves(tmp_path, fields, pair):
+    """The inpainting example as it is but for its weights, which are tiny and random and want no text encoder."""
+    graph = json.loads((ROOT / "examples/inpaint_ksampler.json").read_text())
+    graph["9"] = node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default")
+    graph["10"] = graph["11"] = node("LotusConditioning")
+    graph["18"] = node("VAELoader", vae_name="taesd")
+    for name in ("12", "15"):
+        graph[name]["inputs"]["vae"] = ["18", 0]
+    folder = tmp_path / "workflows"
+    folder.mkdir()
+    write(folder, "inpaint", graph)
+    environment = {"TRYON_WORKFLOWS_DIR": str(folder), "TRYON_WORKFLOW": "inpaint", "TRYON_WARMUP": "0"}
+    extra = ("--", "--extra-model-paths-config", str(tiny_diffusion.write(tmp_path / "models")))
+    with (
+        running(str(FOLDERS[-1]), tmp_path / "log.txt", environment, arguments=extra) as server,
+        server.client() as client,
+    ):
+        found = listed(client)["inpaint"]
+        assert "problem" not in found, found
+        assert found["bound"] == {
+            "person_image": ["1"], "garment_image": ["2"], "mask_image": ["3"],
+            "width": ["4.width", "5.width", "6.width"], "height": ["4.height", "5.height", "6.height"],
+            "seed": ["14.seed"], "num_inference_steps": ["14.steps"], "guidance_scale": ["14.cfg"],
+        }  # fmt: skip
+        assert found["mask"] == "required" and found["outputs"] == ["17"]
+        assert client.post("/api/v1/tryon", json=fields).json()["error"]["code"] == "missing_field"
+        mask = np.zeros((192, 144), np.uint8)
+        mask[64:128, 32:96] = 255
+        sent = fields | {"width": 144, "mask_image": to_base64(Image.fromarray(mask).resize(pair.person.size))}
+        first, same, other = (
+            picture(client.post("/api/v1/tryon", json=sent | change)) for change in ({}, {}, {"seed": 8})
+        )
+        progress = client.post("/api/v1/tryon", json=sent, headers={"Accept": "text/event-stream"}).text
+    assert first.shape == (192, 144, 3) and np.array_equal(first, same)
+    person = np.array(pair.person.resize((144, 192), Image.Resampling.LANCZOS), int)
+    assert np.abs(first - person)[mask == 0].mean() < 3, "outside the mask it is the person"
+    assert np.abs(first.astype(int) - other)[mask > 0].mean() > 1, "the seed counts"
+    assert '"max": 2' in progress, "the steps count"
+    assert "missing" not in server.log().lower()

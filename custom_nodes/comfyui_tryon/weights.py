@@ -109,7 +109,7 @@ def _candidates(path: str) -> list[Path]:
     for cache in _hub_caches():
         for repository in ids:
             snapshots = cache / f"models--{repository.replace('/', '--')}" / "snapshots"
-            if snapshots.is_dir():
+            if os.path.isdir(snapshots):  # unlike Path.is_dir, False where it may not be read
                 folders += sorted(snapshots.iterdir(), key=lambda snapshot: snapshot.stat().st_mtime, reverse=True)
     return folders or [PROJECT / "models"]
 
@@ -131,7 +131,7 @@ def _hub_caches() -> list[Path]:
 
 
 def _missing(folder: Path, needed: Needed) -> list[str]:
-    return [names[0] for names in needed if not any((folder / name).is_file() for name in names)]
+    return [names[0] for names in needed if not any(os.path.isfile(folder / name) for name in names)]
 
 
 def _missing_message(missing: Sequence[tuple[str, str]]) -> str:

@@ -262,7 +262,7 @@ class Workflows:
         page, prompt = (document[key] for key in PUBLISHED)
         files = {self._path(name): prompt, self._folder / PAGE_FOLDER / f"{name}.json": page}
         try:
-            if _graph(page, self._node_classes) == _graph(prompt, self._node_classes):
+            if _executed(_graph(page, self._node_classes)) == _executed(_graph(prompt, self._node_classes)):
                 files = {self._path(name): page}
         except WorkflowInvalid as error:
             logger.info("Workflow %s is published as an API prompt: %s", name, error)
@@ -399,6 +399,11 @@ class _Check:
 
     stamp: tuple[int, ...]
     found: Future
+
+
+def _executed(graph: Mapping[str, dict]) -> dict[str, tuple]:
+    """What an engine sees of `graph`: the titles that the page gives to untitled nodes are not in its saved graph."""
+    return {node: (entry["class_type"], entry["inputs"]) for node, entry in graph.items()}
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -37,9 +37,9 @@ function proposedName() {
 }
 
 function verdict(workflow) {
-  const parameters = Object.keys(workflow.parameters).join(", ") || "no parameters";
-  const mask = { required: ", needs mask_image", optional: ", takes mask_image", none: "" }[workflow.mask];
-  return `"${workflow.name}" serves, version ${workflow.version}. It takes ${parameters}${mask}.`;
+  const masks = { required: ["mask_image (required)"], optional: ["mask_image"], none: [] };
+  const taken = [...Object.keys(workflow.parameters), ...masks[workflow.mask]].join(", ");
+  return `"${workflow.name}" serves, version ${workflow.version}. Beside the pictures it takes ${taken || "nothing"}.`;
 }
 
 async function publish() {

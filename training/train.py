@@ -1,0 +1,435 @@
+"""Trains the demo's weights from nothing: `python training/train.py`. Resumes where it stopped.
+
+Pictures are drawn by a worker process, then three stages follow: a small VAE; the latents of every picture; a small
+CatVTON, first at half size, then at full size. Everything goes to `training/output` (losses and samples as pictures,
+too); the finished weights to the package, as float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
+
+import data  # noqa: E402
+from comfyui_tryon.catvton.checkpoint import PassThrough  # noqa: E402
+from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
+from comfyui_tryon.demo import checkpoint  # noqa: E402
+from comfyui_tryon.demo.drawing import draw_pair  # noqa: E402
+
+OUTPUT = ROOT / "training" / "output"
+SEED = 7
+SHARDS = 48
+VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 8, 8e-4
+PARSER_PAIRS, PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 1024, 1200, 8, 1.5e-3
+SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1500, 4, 1e-3
+LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the picture
+UNET_STAGES = {"half": (2, 1000, 32, 1.2e-3), "full": (1, 400, 8, 5e-4)}  # reduction, steps, batch, learning rate
+GARMENT_DROPOUT = 0.1
+SAVE_EVERY, SHOW_EVERY = 100, 500
+
+
+class Run:
+    """One model's training: optimizer, averaged weights, loss curve and the state on disk that it resumes from."""
+
+    def __init__(self, name: str, model: torch.nn.Module, steps: int, rate: float, decay: float):
+        self.name, self.model, self.steps, self.rate, self.decay = name, model, steps, rate, decay
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.average = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+        self.losses: list[float] = []
+        self.path = OUTPUT / f"{name}.pt"
+        if self.path.is_file():
+            state = torch.load(self.path)
+            model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.losses = state["average"], state["losses"]
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    def update(self, loss: torch.Tensor) -> None:
+        warm = min(1.0, (self.step + 1) / 100)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        decay = min(self.decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for key, tensor in self.model.state_dict().items():
+                if tensor.is_floating_point():
+                    self.average[key].lerp_(tensor, 1 - decay)
+                else:
+                    self.average[key].copy_(tensor)
+        self.losses.append(loss.item())
+        if self.step % 20 == 0:
+            say(f"{self.name} {self.step}/{self.steps} {np.mean(self.losses[-20:]):.4f}")
+        if self.step % SAVE_EVERY == 0 or self.step == self.steps:
+            self.save()
+
+    def save(self) -> None:
+        partial = self.path.with_suffix(".part")
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state | {"average": self.average, "losses": self.losses}, partial)
+        partial.rename(self.path)
+        plot(self.losses, OUTPUT / f"{self.name}-loss.png")
+
+    def averaged(self) -> torch.nn.Module:
+        """The model in evaluation mode with the averaged weights; training goes on from the others with `load`."""
+        self.model.load_state_dict(self.average)
+        return self.model.eval().requires_grad_(False)
+
+
+def say(line: str) -> None:
+    print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def plot(losses: list[float], path: Path, width: int = 720, height: int = 320) -> None:
+    """The loss on a logarithmic scale, averaged over 1/100 of the run."""
+    values = np.log10(np.convolve(losses, np.ones(n := max(1, len(losses) // 100)) / n, "valid"))
+    low, high = values.min(), values.max() + 1e-6
+    x = np.linspace(50, width - 10, len(values))
+    y = 10 + (high - values) / (high - low + 1e-6) * (height - 40)
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.line(np.stack([x, y], -1).ravel().tolist(), fill=(54, 120, 210), width=2)
+    for level in (low, (low + high) / 2, high):
+        draw.text((4, 4 + (high - level) / (high - low + 1e-6) * (height - 40)), f"{10**level:.4f}", fill="black")
+    draw.text((50, height - 18), f"{len(losses)} steps", fill="black")
+    picture.save(path)
+
+
+def to_picture(tensor: torch.Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] to a picture."""
+    return Image.fromarray(((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def sheet(rows: list[list[Image.Image]], path: Path) -> None:
+    width, height = rows[0][0].size
+    picture = Image.new("RGB", (width * len(rows[0]), height * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            picture.paste(cell, (x * width, y * height))
+    picture.save(path)
+
+
+# VAE
+
+
+# Rows: luminance, two colour differences; what the errors of pictures are weighed in, and the first latents start as.
+OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1, -1, 0], [0.5, 0.5, -1]])
+
+
+def new_vae() -> torch.nn.Module:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(SEED)
+    vae = AutoencoderKL.from_config(checkpoint.VAE_CONFIG)
+    start_linear(vae)
+    return vae
+
+
+def start_linear(vae: torch.nn.Module, reference: float = 2.0) -> None:
+    """Start as the mean colour of every 8 x 8 block, from which training learns the rest in a tenth of the steps.
+
+    Residual branches start at zero, resampling as averaging and repeating. What is left between the first and last
+    convolution is a norm and a SiLU: features come as pairs x and -x, since silu(x) - silu(-x) = x, and their group
+    also holds a constant pair, `reference`, so that the norm does not take away how strong they are.
+    """
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.downsampling import Downsample2D
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.upsampling import Upsample2D
+
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, ResnetBlock2D):
+                module.conv2.weight.zero_()
+                if module.conv_shortcut is not None:
+                    torch.nn.init.dirac_(module.conv_shortcut.weight)
+            elif isinstance(module, Attention):
+                module.to_out[0].weight.zero_()
+            elif isinstance(module, Downsample2D):
+                torch.nn.init.dirac_(module.conv.weight)
+                module.conv.weight[..., :2, :2] = module.conv.weight.sum((2, 3), keepdim=True) / 4
+            elif isinstance(module, Upsample2D):
+                torch.nn.init.dirac_(module.conv.weight)
+            if isinstance(module, torch.nn.Conv2d):
+                module.bias.zero_()
+        for entrance, mix in ((vae.encoder.conv_in, OPPONENT), (vae.decoder.conv_in, torch.eye(4)[:3])):
+            entrance.weight[:8] = 0
+            entrance.weight[:6, :, 1, 1] = torch.stack([mix, -mix], 1).flatten(0, 1)
+            entrance.bias[6:8] = torch.tensor([reference, -reference])
+        for exit_, mix in ((vae.encoder.conv_out, torch.eye(3)), (vae.decoder.conv_out, torch.linalg.inv(OPPONENT))):
+            exit_.weight *= 0.1
+            exit_.weight[:3, :8] = 0
+            exit_.weight[:3, :6, 1, 1] = torch.stack([mix, -mix], 2).flatten(1, 2)
+        for convolution in (vae.quant_conv, vae.post_quant_conv):
+            torch.nn.init.dirac_(convolution.weight)
+
+
+def pixels(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """A shard's rows to pictures (n, 3, 3, H, W) in [-1, 1], see `data`, and masks (n, 1, H, W) of 0 and 1."""
+    rows = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
+    return rows[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, (rows[:, 9:] > 127).float()
+
+
+def vae_batch(step: int) -> torch.Tensor:
+    """(8, 3, 64, 64) crops in [-1, 1]; every fourth time, and in the end always, whole pictures, half size or full."""
+    rng = np.random.default_rng((SEED, step))
+    rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(min(SHARDS, 2 + step // 40))))
+    rows = rows[np.sort(rng.choice(data.SHARD_PAIRS, VAE_BATCH, replace=False))]
+    whole = step % 4 == 0 or step > 0.8 * VAE_STEPS
+    if not whole:
+        top, left = rng.integers(data.HEIGHT - 63), rng.integers(data.WIDTH - 63)
+        rows = rows[:, top : top + 64, left : left + 64]
+    pictures, masks = pixels(rows)
+    masked = pictures[:, data.PERSON] * (1 - masks)
+    choice = rng.choice(4, VAE_BATCH, p=[0.2, 0.3, 0.35, 0.15])
+    batch = torch.stack([masked[i] if c == 3 else pictures[i, c] for i, c in enumerate(choice)])
+    if whole:
+        return F.avg_pool2d(batch, 2) if step % 3 else batch[:4]
+    return batch
+
+
+def vae_loss(picture: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """L1 in opponent colours on pixels and on 1/8-size means, and on differences of neighbours (edges)."""
+    error = result - picture
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    error = torch.einsum("ij,bjhw->bihw", OPPONENT * torch.tensor([[1.0], [1.5], [1.5]]), error)
+    return 2 * error.abs().mean() + F.avg_pool2d(error, 8).abs().mean() + 0.5 * edges
+
+
+def whiten(vae: torch.nn.Module) -> None:
+    """Give the latents zero mean, unit covariance after scaling by `scaling_factor`, and no posterior spread.
+
+    The encoder's last and the decoder's first convolution are 1 x 1, so this changes no picture.
+    """
+    rows = np.concatenate([data.load_shard(OUTPUT / "pairs", shard)[:32] for shard in range(4)])
+    with torch.no_grad():
+        pictures = F.avg_pool2d(pixels(rows)[0][:, 1:].flatten(0, 1), 2)
+        latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(32)])
+        latents = latents.transpose(0, 1).flatten(1)
+        mean = latents.mean(1)
+        values, vectors = torch.linalg.eigh(torch.cov(latents))
+        spread = 1 / vae.config.scaling_factor
+        forward = torch.diag(spread / values.sqrt()) @ vectors.T
+        backward = torch.linalg.inv(forward)
+        quant, post = vae.quant_conv, vae.post_quant_conv
+        post.bias += post.weight[..., 0, 0] @ mean
+        post.weight.copy_((post.weight[..., 0, 0] @ backward)[..., None, None])
+        quant.bias[:4] = forward @ (quant.bias[:4] - mean)
+        quant.weight[:4] = (forward @ quant.weight[:4, :, 0, 0])[..., None, None]
+        quant.weight[4:], quant.bias[4:] = 0, -30
+
+
+def train_vae() -> torch.nn.Module:
+    run = Run("vae", new_vae(), VAE_STEPS, VAE_RATE, 0.998)
+    held = None
+    while run.step < run.steps:
+        batch = vae_batch(run.step)
+        torch.manual_seed(SEED + run.step)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = run.model.encode(batch).latent_dist.mean
+            noise = LATENT_NOISE * mean.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(mean)
+            result = run.model.decode(mean + noise).sample.float()
+        run.update(vae_loss(batch, result) + 1e-4 * mean.square().mean())
+        if run.step % SHOW_EVERY == 0:
+            held = held if held is not None else pixels(data.load_shard(OUTPUT / "pairs", 0)[:4])[0].flatten(0, 1)
+            with torch.no_grad():
+                shown = run.model.decode(run.model.encode(held).latent_dist.mode()).sample
+            sheet([[to_picture(p) for p in held], [to_picture(p) for p in shown]], OUTPUT / "vae-samples.png")
+            say(f"vae L1 {(shown - held).abs().mean() / 2:.4f}")
+    vae = run.averaged()
+    whiten(vae)
+    return vae
+
+
+def sharpen(vae: torch.nn.Module) -> None:
+    """Train the decoder alone on whole pictures: the latents, and so the UNet, stay as they are."""
+    spread = 1 / vae.config.scaling_factor
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+    run = Run("decoder", decoder, SHARPEN_STEPS, SHARPEN_RATE, 0.998)
+    while run.step < run.steps:
+        rng = np.random.default_rng((SEED, 1, run.step))
+        rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(SHARDS)))
+        pictures, _ = pixels(rows[np.sort(rng.choice(data.SHARD_PAIRS, SHARPEN_BATCH, replace=False))])
+        batch = pictures[range(SHARPEN_BATCH), rng.choice(3, SHARPEN_BATCH, p=[0.1, 0.2, 0.7])]
+        torch.manual_seed(SEED + run.step)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(batch).latent_dist.mean
+            result = vae.decode(latents + LATENT_NOISE * spread * torch.randn_like(latents)).sample.float()
+        run.update(vae_loss(batch, result))
+    run.averaged()
+
+
+# Latents
+
+
+def encode_all(vae: torch.nn.Module, reduction: int) -> dict[str, torch.Tensor]:
+    """Every pair's posterior means, unscaled: masked, garment, worn float16 (n, 4, h, w); mask uint8 (n, 1, h, w)."""
+    path = OUTPUT / f"latents-{reduction}.pt"
+    if path.is_file():
+        return torch.load(path)
+    parts: dict[str, list[torch.Tensor]] = {"masked": [], "garment": [], "worn": [], "mask": []}
+    for shard in range(SHARDS):
+        rows = data.load_shard(OUTPUT / "pairs", shard)
+        for start in range(0, len(rows), 16):
+            pictures, masks = pixels(rows[start : start + 16])
+            masks = masks[..., ::reduction, ::reduction]
+            pictures = F.avg_pool2d(pictures.flatten(0, 1), reduction).unflatten(0, (-1, 3))
+            pictures[:, data.PERSON] *= 1 - masks
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                latents = vae.encode(pictures.flatten(0, 1)).latent_dist.mean.unflatten(0, (-1, 3))
+            for name, index in (("masked", data.PERSON), ("garment", data.GARMENT), ("worn", data.WORN)):
+                parts[name].append(latents[:, index].half())
+            parts["mask"].append(masks[..., ::8, ::8].byte())
+        say(f"latents-{reduction} {shard + 1}/{SHARDS}")
+    latents = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    torch.save(latents, path)
+    return latents
+
+
+# UNet
+
+
+def new_unet() -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(SEED)
+    unet = UNet2DConditionModel.from_config(checkpoint.UNET_CONFIG)
+    for name, _ in list(unet.named_modules()):
+        if name.endswith(".attn2"):
+            unet.set_submodule(name, PassThrough())
+    with torch.no_grad():  # every branch starts at zero
+        for name, parameter in unet.named_parameters():
+            if ".conv2." in name or ".proj_out." in name or name.startswith("conv_out."):
+                parameter.zero_()
+    return unet
+
+
+def unet_loss(unet: torch.nn.Module, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
+    """Epsilon error, heavier at high noise (up to 8 times, for the colours), in the mask, and on the person's half."""
+    garment, mask = batch["garment"], batch["mask"]
+    clean = torch.cat([batch["worn"], garment], 2)
+    kept = (torch.rand(len(mask), 1, 1, 1) >= GARMENT_DROPOUT).float()
+    condition = torch.cat([batch["masked"], garment * kept], 2)
+    place = torch.cat([mask, torch.zeros_like(mask)], 2)
+    timesteps = torch.randint(len(alphas), (len(mask),))
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noise = torch.randn_like(clean)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample
+    weight = torch.cat([1 + 2 * mask, torch.full_like(mask, 0.3)], 2) * (1 / alpha).clamp(max=8)
+    return (weight * (predicted.float() - noise) ** 2).mean()
+
+
+def train_unet(
+    stage: str, latents: dict[str, torch.Tensor], vae: torch.nn.Module, start: dict | None
+) -> torch.nn.Module:
+    """One stage, from the weights `start`; samples go to `output`."""
+    from diffusers import DDIMScheduler
+
+    _, steps, size, rate = UNET_STAGES[stage]
+    unet = new_unet()
+    if start:
+        unet.load_state_dict(start)
+    run = Run(f"unet-{stage}", unet, steps, rate, 0.995)
+    alphas = DDIMScheduler.from_config(checkpoint.SCHEDULER_CONFIG).alphas_cumprod
+    scale = vae.config.scaling_factor
+    while run.step < run.steps:
+        torch.manual_seed(SEED + run.step)
+        rows = torch.randint(len(latents["mask"]), (size,))
+        batch = {name: tensor[rows].float() * (1 if name == "mask" else scale) for name, tensor in latents.items()}
+        run.update(unet_loss(run.model, batch, alphas))
+        if run.step % SHOW_EVERY == 0 or run.step == run.steps:
+            show(run, vae, UNET_STAGES[stage][0])
+    return run.averaged()
+
+
+def show(run: Run, vae: torch.nn.Module, reduction: int) -> None:
+    """Eight held-out pairs: person, garment, result of the averaged weights, truth."""
+    unet = new_unet()
+    unet.load_state_dict(run.average)
+    pipeline = CatVTONPipeline(unet, vae).eval()
+    rows = []
+    for seed in range(8):
+        pair = draw_pair(seed, data.WIDTH // reduction, data.HEIGHT // reduction)
+        width, height = pair.person.size
+        options = dict(num_inference_steps=20, mask_blur=0, width=width, height=height)
+        result = pipeline(pair.person, pair.garment, pair.mask, **options)[0]
+        rows.append([pair.person, pair.garment, Image.fromarray(result.numpy()), pair.worn])
+    sheet([rows[i] + rows[i + 1] for i in range(0, 8, 2)], OUTPUT / f"{run.name}-samples-{run.step}.png")
+
+
+# Parser
+
+
+def train_parser() -> torch.nn.Module:
+    """A small SegFormer that labels drawn people."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(SEED)
+    parser = SegformerForSemanticSegmentation(SegformerConfig.from_dict(checkpoint.parser_config()))
+    run = Run("parser", parser, PARSER_STEPS, PARSER_RATE, 0.995)
+    rows = data.parser_pairs(OUTPUT / "pairs", PARSER_PAIRS)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    while run.step < run.steps:
+        rng = np.random.default_rng((SEED, 2, run.step))
+        chosen = torch.from_numpy(rows[rng.choice(len(rows), PARSER_BATCH, replace=False)])
+        picture = ((chosen[..., :3].float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        run.update(parser(pixel_values=picture, labels=chosen[..., 3].long()).loss)
+    return run.averaged()
+
+
+def export(vae: torch.nn.Module, unet: torch.nn.Module, parser: torch.nn.Module) -> None:
+    """The package's weights: float16, self-attention apart under the published keys."""
+    from safetensors.torch import save_file
+
+    folder = checkpoint.WEIGHTS
+    folder.mkdir(exist_ok=True)
+
+    def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        tensors = model.state_dict().items()
+        return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors}
+
+    weights = half(unet)
+    attention = {key: weights.pop(name) for key, name in checkpoint.attention_keys(weights).items()}
+    save_file(weights, folder / "unet.safetensors")
+    save_file(attention, folder / "attention.safetensors")
+    for name, model in (("vae", vae), ("parser", parser)):
+        save_file(half(model), folder / f"{name}.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    drawing = dict(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True)
+    multiprocessing.get_context("spawn").Process(**drawing).start()
+    vae = train_vae()
+    half = encode_all(vae, UNET_STAGES["half"][0])
+    unet = train_unet("half", half, vae, None)
+    full = encode_all(vae, UNET_STAGES["full"][0])
+    unet = train_unet("full", full, vae, unet.state_dict())
+    sharpen(vae)
+    export(vae, unet, train_parser())
+
+
+if __name__ == "__main__":
+    main()
