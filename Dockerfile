@@ -6,7 +6,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir 'huggingface_hub>=1.0,<3'
 WORKDIR /download
 COPY custom_nodes/comfyui_tryon/files.py custom_nodes/comfyui_tryon/download.py comfyui_tryon/
-# With models/tryon-weights.lock.json in the build context the files are held to its commits and hashes.
+# With models/tryon-weights.lock.json in the build context the files are held to its commits and hashes. The other file
+# is there because COPY wants one.
 COPY extra_model_paths.yaml models/tryon-weights.lock.jso[n] /models/
 # 0 leaves the weights out, for a network volume.
 ARG WEIGHTS=1

@@ -245,7 +245,9 @@ def test_out_of_memory_is_told_and_does_not_last(worker):
 
 def test_deadline_then_sigterm_under_load(engine, tmp_path):
     with fresh(engine, tmp_path, TRYON_TIMEOUT_S="5") as server, server.client() as client:
-        late, behind = started(server, "sleep", "late"), Sent(server, "none")
+        late = started(server, "sleep", "late")
+        time.sleep(2)
+        behind = Sent(server, "none")
         assert behind.result().status_code == 200, "the deadline of the one before freed the executor"
         late.result()
         error(client.post("/api/v1/tryon", json=body("sleep")), 504, "timeout")

@@ -1,5 +1,6 @@
 """What workflow files promise: where a request goes in them, how they are swapped, and what is refused."""
 
+import asyncio
 import concurrent.futures
 import copy
 import itertools
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_diffusion
 from comfyui_tryon.engine.embedded import EmbeddedEngine
-from comfyui_tryon.workflows import MAX_BYTES, WorkflowInvalid, Workflows, bind
+from comfyui_tryon.workflows import MAX_BYTES, Workflow, WorkflowInvalid, Workflows, bind, parse_workflow
 from conftest import FOLDERS, NONE_FOUND, SHARED, picture, probe_server, to_base64
 from hosts import EMBEDDED, ROOT, running
 from PIL import Image
@@ -70,6 +71,10 @@ def classes() -> dict[str, type]:
 @pytest.fixture
 def workflows(tmp_path, classes) -> Workflows:
     return Workflows(tmp_path, classes)
+
+
+def get(workflows: Workflows, name: str) -> Workflow:
+    return asyncio.run(workflows.get(name))
 
 
 def demo(change=lambda graph: None) -> dict:
@@ -190,7 +195,7 @@ def test_the_published_workflow_is_bound_as_it_is(workflows, tmp_path, path):
     if not path.exists():
         pytest.skip("../shared/workflows is not here: the file that CatVTON's authors publish is not read")
     (tmp_path / "catvton.json").write_bytes(path.read_bytes())
-    workflow = workflows.get("catvton")
+    workflow = get(workflows, "catvton")
     assert workflow.inputs == {"person_image": ["10"], "garment_image": ["11"]}
     assert workflow.outputs == ["18"] and set(workflow.graph) == {"10", "11", "12", "13", "16", "17", "18"}
     assert workflow.parameters["seed"] == [("16", "seed")] and workflow.parameters["width"] == [("16", "width")]
@@ -199,7 +204,7 @@ def test_the_published_workflow_is_bound_as_it_is(workflows, tmp_path, path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_bundled_workflows_serve(classes, path):
-    workflow = Workflows(path.parent, classes).get(path.stem)
+    workflow = get(Workflows(path.parent, classes), path.stem)
     assert {"person_image", "garment_image"} <= workflow.inputs.keys()
 
 
@@ -217,36 +222,36 @@ def steps(number: int) -> dict:
 
 def test_a_changed_file_serves_and_a_bad_one_leaves_the_last_good_one(workflows, tmp_path):
     write(tmp_path, "a", steps(1))
-    first = workflows.get("a")
-    assert workflows.get("a") is first
+    first = get(workflows, "a")
+    assert get(workflows, "a") is first
     path = write(tmp_path, "a", steps(2))
-    second = workflows.get("a")
+    second = get(workflows, "a")
     assert second.graph["7"]["inputs"]["steps"] == 2 and second.version != first.version
     for bad in (path.read_bytes()[:100], b"", json.dumps(steps(5000)).encode(), json.dumps(REFUSED["no output"][0]())):
         write(tmp_path, "a", bad if isinstance(bad, bytes) else bad.encode())
-        assert workflows.get("a") is second
+        assert get(workflows, "a") is second
         listed = workflows.describe("a").workflows[0]
         assert listed.version == second.version and listed.problem
     write(tmp_path, "a", steps(1))
-    assert workflows.get("a").version == first.version and workflows.describe("a").workflows[0].problem is None
+    assert get(workflows, "a").version == first.version and workflows.describe("a").workflows[0].problem is None
     path.unlink()
     with pytest.raises(KeyError):
-        workflows.get("a")
+        get(workflows, "a")
     assert workflows.describe("a").workflows == []
 
 
 def test_what_the_engine_would_not_run_does_not_serve(workflows, tmp_path):
     write(tmp_path, "a", steps(5000))
     with pytest.raises(WorkflowInvalid, match="steps is 5000"):
-        workflows.get("a")
+        get(workflows, "a")
     write(tmp_path, "b", foreign(**{"3": node("LoadImage", "other", image="c.png")}))
     with pytest.raises(WorkflowInvalid):
-        workflows.get("b")
+        get(workflows, "b")
     graph = demo(lambda graph: graph.update({"30": node("Broken")}))
     graph["7"]["inputs"]["refer_image"] = ["30", 0]
     write(tmp_path, "c", graph)
     with pytest.raises(WorkflowInvalid):
-        workflows.get("c")
+        get(workflows, "c")
 
 
 def deep(levels: int) -> bytes:
@@ -284,7 +289,7 @@ HOSTILE = {
 def test_hostile_files_are_refused(workflows, tmp_path, case):
     write(tmp_path, "hostile", HOSTILE[case])
     with pytest.raises(WorkflowInvalid) as refusal:
-        workflows.get("hostile")
+        get(workflows, "hostile")
     assert str(refusal.value) and str(tmp_path) not in str(refusal.value)
 
 
@@ -298,21 +303,21 @@ def test_links_and_what_is_no_file_are_refused_and_nothing_outside_is_read(workf
     os.mkfifo(tmp_path / "pipe.json")
     for name in ("out", "device", "loop", "folder", "pipe"):
         with pytest.raises(WorkflowInvalid) as refusal:
-            workflows.get(name)
+            get(workflows, name)
         assert str(tmp_path) not in str(refusal.value)
     with pytest.raises(KeyError):
-        workflows.get("nowhere")
+        get(workflows, "nowhere")
     assert {listed.name for listed in workflows.describe("a").workflows} == {"out", "device", "loop", "folder", "pipe"}
     write(tmp_path, "target", DEMO)
     (tmp_path / "inside.json").symlink_to("target.json")
-    assert workflows.get("inside").name == "inside"
+    assert get(workflows, "inside").name == "inside"
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a" * 65, "a\0b", "ü"])
 def test_names_with_paths_are_nobodys(workflows, tmp_path, name):
     write(tmp_path.parent, "secret", DEMO)
     with pytest.raises(KeyError):
-        workflows.get(name)
+        get(workflows, name)
     with pytest.raises(WorkflowInvalid):
         workflows.publish(name, json.dumps({"workflow": DEMO, "prompt": DEMO}).encode())
     with pytest.raises(KeyError):
@@ -328,18 +333,43 @@ def test_a_file_replaced_while_it_is_read_ends_as_the_newest(workflows, tmp_path
 
     def ask():
         while not done.is_set():
-            versions.add(workflows.get("a").graph["7"]["inputs"]["steps"])
+            versions.add(get(workflows, "a").graph["7"]["inputs"]["steps"])
 
     write(tmp_path, "a", steps(1))
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
         for number in numbers:
             write(tmp_path, "a", steps(number) if number % 3 else b"{")
-        assert workflows.get("a").graph["7"]["inputs"]["steps"] == 40
+        assert get(workflows, "a").graph["7"]["inputs"]["steps"] == 40
         done.set()
         for future in asking:
             future.result()
     assert versions <= {number for number in numbers if number % 3}
+
+
+def test_a_file_that_takes_long_to_check_holds_up_nothing_else(workflows, tmp_path, monkeypatch):
+    """Whoever asks for the file waits, also when another who asked goes away; the event loop and other files do not."""
+    write(tmp_path, "slow", DEMO)
+    write(tmp_path, "other", DEMO)
+    release = threading.Event()
+
+    def held_up(name, *rest):
+        if name == "slow":
+            assert release.wait(30)
+        return parse_workflow(name, *rest)
+
+    monkeypatch.setattr("comfyui_tryon.workflows.parse_workflow", held_up)
+
+    async def scenario():
+        leaves, stays = (asyncio.create_task(workflows.get("slow")) for _ in range(2))
+        assert (await workflows.get("other")).name == "other"
+        leaves.cancel()
+        await asyncio.wait({leaves})
+        assert not stays.done()
+        release.set()
+        assert (await stays).name == "slow"
+
+    asyncio.run(scenario())
 
 
 # Publishing
@@ -369,7 +399,7 @@ def test_publishing_keeps_the_pages_graph_that_serves(workflows, tmp_path, class
     prompt["16"]["_meta"]["title"] = "the page's own name for an untitled node"
     published = workflows.publish("new", body(page, prompt))
     assert json.loads((tmp_path / "new.json").read_text()) == page
-    assert workflows.get("new").version == published.version
+    assert get(workflows, "new").version == published.version
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"]
 
 
@@ -379,10 +409,10 @@ def test_publishing_keeps_the_prompt_where_the_graph_is_another(workflows, tmp_p
     prompt["16"]["inputs"]["steps"] = 7
     workflows.publish("new", body(page, prompt))
     assert json.loads((tmp_path / "page/new.json").read_text()) == page
-    assert workflows.get("new").graph["16"]["inputs"]["steps"] == 7
+    assert get(workflows, "new").graph["16"]["inputs"]["steps"] == 7
     workflows.publish("new", body(page, converted(page, classes)))
     assert not (tmp_path / "page/new.json").exists()
-    assert workflows.get("new").graph["16"]["inputs"]["steps"] == 50
+    assert get(workflows, "new").graph["16"]["inputs"]["steps"] == 50
 
 
 @pytest.mark.parametrize(
@@ -391,21 +421,22 @@ def test_publishing_keeps_the_prompt_where_the_graph_is_another(workflows, tmp_p
 )
 def test_publishing_what_cannot_serve_writes_nothing(workflows, tmp_path, sent):
     write(tmp_path, "a", DEMO)
-    before = workflows.get("a")
+    before = get(workflows, "a")
     with pytest.raises(WorkflowInvalid):
         workflows.publish("a", sent)
-    assert workflows.get("a") is before and [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert get(workflows, "a") is before and [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_publishing_over_a_link_replaces_the_link(workflows, tmp_path_factory, tmp_path, classes):
-    outside = write(tmp_path_factory.mktemp("outside"), "good", {"untouched": True})
+    outside = write(tmp_path_factory.mktemp("outside"), "a", {"untouched": True})
     (tmp_path / "a.json").symlink_to(outside)
     (tmp_path / "page").symlink_to(outside.parent)
     page = page_catvton()
     workflows.publish("a", body(page, converted(page, classes)))
-    assert workflows.get("a") and not (tmp_path / "a.json").is_symlink()
+    assert get(workflows, "a") and not (tmp_path / "a.json").is_symlink()
     with pytest.raises(WorkflowInvalid, match="link"):
         workflows.publish("b", body({}, DEMO))
+    workflows.withdraw("a")
     assert json.loads(outside.read_text()) == {"untouched": True} and len(list(outside.parent.iterdir())) == 1
 
 

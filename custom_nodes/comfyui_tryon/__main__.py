@@ -20,7 +20,10 @@ def main() -> None:
     logging.info("No ComfyUI here: the embedded engine serves the same API, without the web page and other nodes.")
     app = web.Application()
     Server(chosen, current()).attach(app)
-    web.run_app(app, host=chosen.listen.split(","), port=chosen.port, access_log=None, print=None, handle_signals=False)
+    hosts = chosen.listen.split(",")
+    web.run_app(
+        app, host=hosts, port=chosen.port, access_log=None, print=None, handle_signals=False, shutdown_timeout=1
+    )
     logging.shutdown()
     os._exit(0)  # the executor may be inside torch, which an ordinary exit would abort around it
 

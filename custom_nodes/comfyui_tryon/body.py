@@ -4,14 +4,27 @@ import asyncio
 import json
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .errors import ApiError
-from .schema import TryonRequest, parse
+from .schema import TryonRequest, parse, unknown_field
 
 PICTURE_FIELDS = ("person_image", "garment_image", "mask_image")
 TEXT_FIELD_LIMIT = 4096
 MAX_INSTANCES = 4
+# A request has a few dozen of each. Millions would take seconds to parse, with the event loop waiting.
+JSON_MARKS_LIMIT = 1000
+FORM_LINES_LIMIT = 1000
+DAMAGE = (
+    web.RequestPayloadError,
+    HttpProcessingError,
+    ValueError,
+    AssertionError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+)
 
 
 async def read(request: web.Request, max_bytes: int) -> TryonRequest:
@@ -20,8 +33,6 @@ async def read(request: web.Request, max_bytes: int) -> TryonRequest:
     Raises:
         ApiError
     """
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise _too_large(max_bytes)
     if request.content_type == "application/json":
         data = await _read_all(request, max_bytes)
         return await asyncio.to_thread(_parse_json, data)
@@ -39,14 +50,24 @@ async def read_instances(request: web.Request, max_bytes: int) -> list[TryonRequ
     return await asyncio.to_thread(_parse_instances, await _read_all(request, max_bytes))
 
 
+def _check_head(request: web.Request, max_bytes: int) -> None:
+    if "Content-Encoding" in request.headers:
+        raise ApiError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise _too_large(max_bytes)
+
+
 async def _read_all(request: web.Request, max_bytes: int) -> bytes:
+    _check_head(request, max_bytes)
     data = bytearray()
     try:
         async for chunk in request.content.iter_any():
             data += chunk
             if len(data) > max_bytes:
                 raise _too_large(max_bytes)
-    except (web.RequestPayloadError, ValueError, EOFError) as error:
+    except ConnectionError:
+        raise ApiError("canceled", "The client went away.") from None
+    except DAMAGE as error:
         raise ApiError("invalid_request", "The body ended early or its encoding is damaged.") from error
     return bytes(data)
 
@@ -65,23 +86,50 @@ def _parse_instances(data: bytes) -> list[TryonRequest]:
 
 
 def _loads(data: bytes) -> Any:
+    marks = 0
+    for start in range(0, len(data), 2**20):
+        marks += sum(data.count(mark, start, start + 2**20) for mark in b",[{")
+        if marks > JSON_MARKS_LIMIT:
+            raise ApiError("invalid_request", "The body has far more values than a request.")
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
         raise ApiError("invalid_request", "The body is not JSON.") from None
 
 
+class _FewLines:
+    """A form's content, refused where it has more lines than the headers of its parts can have."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._left = FORM_LINES_LIMIT
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def readline(self, *args: Any, **kwargs: Any) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many lines")
+        return await self._content.readline(*args, **kwargs)
+
+
 async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
+    _check_head(request, max_bytes)
     fields: dict[str, Any] = {}
     size = 0
     try:
-        reader = await request.multipart()
+        reader = MultipartReader(request.headers, _FewLines(request.content))
         while (part := await reader.next()) is not None:
             name = part.name if isinstance(part, BodyPartReader) else None
             if not name:
                 raise ApiError("invalid_request", "Every part of the form needs a field name.")
+            if name not in TryonRequest.model_fields:
+                raise unknown_field(name)
             if name in fields:
                 raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
+            if "Content-Encoding" in part.headers:
+                raise ApiError("invalid_request", f"Send {name} as it is, without Content-Encoding.")
             data = bytearray()
             while chunk := await part.read_chunk(65_536):
                 data += part.decode(chunk)
@@ -95,7 +143,9 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
             fields[name] = bytes(data) if part.filename is not None else data.decode("utf-8")
     except ApiError:
         raise
-    except (web.RequestPayloadError, ValueError, AssertionError, LookupError, EOFError, RuntimeError) as error:
+    except ConnectionError:
+        raise ApiError("canceled", "The client went away.") from None
+    except DAMAGE as error:
         raise ApiError("invalid_request", "The form is damaged: check its boundary and parts.") from error
     return fields
 

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from .errors import ApiError
-from .tryon import FAILED_WORKER, TryOn
+from .tryon import DRAINING, FAILED_WORKER, TryOn
 
 
 class Health:
@@ -57,4 +56,4 @@ class Health:
         if self.failure:
             raise FAILED_WORKER
         if self._draining:
-            raise ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
+            raise DRAINING

@@ -20,6 +20,8 @@ CLOTH_TYPE_ALIASES = {
     "dress": "overall",
     "full": "overall",
 }
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITE_SPACE = b" \t\r\n\f\v"
 SEED_MAX = 2**64 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+=/-]*)*,", re.IGNORECASE)
@@ -37,9 +39,9 @@ def _picture(value: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         pass
-    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise PydanticCustomError(
             "picture", "is not base64; send the picture's bytes in base64 or as a data URI"
@@ -191,6 +193,11 @@ class ErrorReply(BaseModel):
     error: Error
 
 
+def unknown_field(name: str) -> ApiError:
+    known = ", ".join(TryonRequest.model_fields)
+    return ApiError("invalid_parameter", f"{name[:64]!r} is not a field. Known: {known}.", field=name[:64])
+
+
 def parse(fields: Any) -> TryonRequest:
     """Validates the fields of a request.
 
@@ -214,8 +221,7 @@ def _api_error(error: ValidationError) -> ApiError:
             "missing_field", f"{field} is missing. Send it in base64, as a data URI or as a file.", field=field
         )
     if first["type"] == "extra_forbidden":
-        known = ", ".join(TryonRequest.model_fields)
-        return ApiError("invalid_parameter", f"{field[:64]!r} is not a field. Known: {known}.", field=field[:64])
+        return unknown_field(field)
     if first["type"] == "picture":
         return ApiError("invalid_image", f"{field} {first['msg']}.", field=field)
     message = first["msg"]

@@ -43,6 +43,7 @@ class Server:
         self._exact, self._with_segment = _split(self._api.routes())
         self._aliases = self._api.aliases()
         self._tasks: set[asyncio.Task] = set()
+        self._in_flight = 0
 
     def attach(self, app: web.Application) -> None:
         """Makes `app` serve the API; its middleware is the outermost, so nothing of `app` is reached but through it."""
@@ -51,6 +52,17 @@ class Server:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in HEALTH_PATHS and "Content-Encoding" not in request.headers:
+            return await self._respond(request, handler)
+        self._in_flight += 1
+        try:
+            response = await self._respond(request, handler)
+            await _send(request, response)
+            return response
+        finally:
+            self._in_flight -= 1
+
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("X-Request-Id", "")
         request["id"] = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         started = time.perf_counter()
@@ -146,7 +158,7 @@ class Server:
 
     async def _run_warm_up(self) -> None:
         """Sends real requests through the queue, with a mask and without, so that every model is loaded and has run."""
-        workflow = self._tryon.workflow(self._settings.workflow)
+        workflow = await self._tryon.workflow(self._settings.workflow)
         person, garment, mask = _warm_up_pictures()
         masks = [mask] if workflow.mask_required else [None, mask] if workflow.inputs.get("mask_image") else [None]
         for number, mask_image in enumerate(masks):
@@ -169,9 +181,9 @@ class Server:
         self._spawn(self._drain())
 
     async def _drain(self) -> None:
-        logger.info("Draining: %d requests to finish", len(self._tryon))
+        logger.info("Draining: %d requests to finish", self._in_flight)
         deadline = time.monotonic() + self._settings.drain_s
-        while len(self._tryon) and time.monotonic() < deadline:
+        while self._in_flight and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self._tryon.stop(STOP_TIMEOUT_S)
         await asyncio.sleep(0.2)  # the last answers leave the socket
@@ -182,6 +194,18 @@ class Server:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _send(request: web.Request, response: web.StreamResponse) -> None:
+    """Waits until the client has it all, so that a worker which is shutting down knows when it may."""
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write_eof()
+        if "Content-Encoding" in request.headers:  # aiohttp would inflate what is left of the body
+            request.protocol.force_close()
+        elif request.transport is not None:
+            request.transport.set_write_buffer_limits(0)
+            await request.writer.drain()
 
 
 def _stop() -> None:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 MASK_ASPECT_TOLERANCE = 0.01
 ENGINE_CHECK_S = 1.0
 DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
+DRAINING = ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
 FAILED_WORKER = ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -131,9 +132,9 @@ class TryOn:
             self._announce_positions()
 
     async def stop(self, timeout_s: float) -> None:
-        """Cancels all requests and waits for the executor to let go of them."""
+        """Cancels all requests, telling them to go elsewhere, and waits for the executor to let go of them."""
         for request_id in list(self._requests):
-            self.cancel(request_id)
+            self.cancel(request_id, DRAINING)
         deadline = time.monotonic() + timeout_s
         while self._signs_of_life and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -149,7 +150,7 @@ class TryOn:
         return True
 
     async def _answer(self, request: Request, fields: TryonRequest) -> Result:
-        workflow = self.workflow(fields.workflow or self._settings.workflow)
+        workflow = await self.workflow(fields.workflow or self._settings.workflow)
         job = jobs.Job(await self._decode(fields))
         decoded = time.perf_counter()
         self._check_fit(workflow, fields, job)
@@ -186,10 +187,10 @@ class TryOn:
             },
         )
 
-    def workflow(self, name: str) -> Workflow:
+    async def workflow(self, name: str) -> Workflow:
         """Raises ApiError workflow_not_found or workflow_invalid."""
         try:
-            return self._workflows.get(name)
+            return await self._workflows.get(name)
         except KeyError:
             known = ", ".join(self._workflows.names())
             raise ApiError("workflow_not_found", f"There is no workflow {name!r}. Published: {known}.") from None

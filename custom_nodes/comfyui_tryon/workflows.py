@@ -212,14 +212,16 @@ class Workflows:
     def names(self) -> list[str]:
         return sorted(path.stem for path in self._folder.glob("*.json") if NAME.fullmatch(path.stem))
 
-    def get(self, name: str) -> Workflow:
-        """The workflow called `name`.
+    async def get(self, name: str) -> Workflow:
+        """The workflow called `name`; waits, without holding up the event loop, where its file has changed.
 
         Raises:
             KeyError: there is no such file.
             WorkflowInvalid: it is refused, and there is no earlier good version.
         """
-        found = self._check(name).result()
+        check = self._check(name)
+        # shielded, because others may wait for the same check
+        found = check.result() if check.done() else await asyncio.shield(asyncio.wrap_future(check))
         if found.workflow is None:
             raise WorkflowInvalid(found.problem)
         return found.workflow
@@ -272,7 +274,7 @@ class Workflows:
             for path, content in reversed(contents.items()):
                 self._write(path, content)
             if len(contents) == 1:
-                (self._folder / PAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
+                self._remove_page(name)
         return workflow
 
     def withdraw(self, name: str) -> None:
@@ -288,7 +290,7 @@ class Workflows:
                 self._path(name).unlink()
             except OSError:
                 raise KeyError(name) from None
-            (self._folder / PAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
+            self._remove_page(name)
 
     def _check(self, name: str) -> "Future[_Found]":
         """What comes of reading the file as it is now.
@@ -331,6 +333,8 @@ class Workflows:
         Raises:
             WorkflowInvalid
         """
+        if len(data) > MAX_BYTES:
+            raise WorkflowInvalid(f"it is larger than {MAX_BYTES / 1e6:g} MB")
         try:
             workflow = parse_workflow(name, data, self._node_classes)
             asyncio.run(current().validate(workflow.prompt("", {}), workflow.outputs))
@@ -351,19 +355,21 @@ class Workflows:
             with open(path, "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise WorkflowInvalid("it is not a file")
-                data = file.read(MAX_BYTES + 1)
+                return file.read(MAX_BYTES + 1)
         except IsADirectoryError:
             raise WorkflowInvalid("it is not a file") from None
         except OSError as error:
             raise WorkflowInvalid(f"it cannot be read ({error.strerror})") from None
         except RuntimeError:  # so Path.resolve says it before Python 3.13
             raise WorkflowInvalid("it is a link to itself") from None
-        if len(data) > MAX_BYTES:
-            raise WorkflowInvalid(f"it is larger than {MAX_BYTES / 1e6:g} MB")
-        return data
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+    def _remove_page(self, name: str) -> None:
+        page = self._folder / PAGE_FOLDER / f"{name}.json"
+        if page.parent.resolve().is_relative_to(self._folder.resolve()):
+            page.unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
         part = None

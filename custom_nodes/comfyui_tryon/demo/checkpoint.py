@@ -17,7 +17,7 @@ BASE, VAE, CATVTON = "stable-diffusion-inpainting", "sd-vae-ft-mse", "CatVTON"
 ATTENTION = "mix-48k-1024/attention/model.safetensors"
 PARSER = "segformer_b2_clothes"
 MARKER = "demo.json"
-LAYOUT = 1  # counts changes of what `write` writes, so that older folders are written again
+LAYOUT = 2  # counts changes of what `write` writes, so that older folders are written again
 
 UNET_CONFIG = {
     "_class_name": "UNet2DConditionModel",
@@ -196,4 +196,4 @@ def _save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"})
+    save_file({name: np.array(tensor, order="C") for name, tensor in tensors.items()}, path, {"format": "pt"})

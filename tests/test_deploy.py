@@ -1,0 +1,213 @@
+"""The files that ship the server: that they agree with it and with each other. tests/image.py runs what they build."""
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from comfyui_tryon import metrics
+from comfyui_tryon.api import HEALTH_PATHS, Api
+from comfyui_tryon.demo import checkpoint
+from comfyui_tryon.settings import Settings
+from conftest import DEMO_MODELS
+from hosts import EMBEDDED, ROOT, Server, free_port, wait_until_ready
+
+DRAIN_S = Settings.model_fields["drain_s"].default
+SETTINGS = {str(field.validation_alias or f"TRYON_{name.upper()}") for name, field in Settings.model_fields.items()}
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile with their arguments."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+
+
+def documents(name: str) -> list[dict]:
+    return [document for document in yaml.safe_load_all((ROOT / name).read_text()) if document]
+
+
+def container(deployment: dict) -> dict:
+    return deployment["spec"]["template"]["spec"]["containers"][0]
+
+
+WORKER = next(one for one in documents("deploy/kubernetes/workers.yaml") if one["kind"] == "Deployment")
+BALANCER = next(one for one in documents("deploy/kubernetes/balancer.yaml") if one["kind"] == "Deployment")
+COMPOSE = documents("docker-compose.yml")[0]["services"]
+
+
+def copied() -> list[str]:
+    sources = []
+    for instruction, rest in dockerfile():
+        words = [word for word in rest.split() if not word.startswith("--")]
+        if instruction == "COPY" and "--from" not in rest:
+            sources += words[:-1]
+    return sources
+
+
+@pytest.mark.parametrize("source", copied())
+def test_what_the_dockerfile_copies_is_in_the_build_context(source):
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    path = source.replace("[n]", "n").rstrip("*")
+    assert any(path == name or path.startswith(f"{name}/") for name in kept), f".dockerignore leaves {path} out"
+    if not any(sign in source for sign in "[*"):
+        assert (ROOT / source).exists()
+
+
+def test_the_image_starts_as_platforms_expect():
+    instructions = dockerfile()
+    assert [rest for name, rest in instructions if name == "FROM"][-1] == "runpod/worker-comfyui:5.4.0-base"
+    assert ("ENTRYPOINT", '["/tryon/start.sh"]') in instructions
+    assert ("ENV", "PORT=8000 PORT_HEALTH=8000") in instructions
+    assert ("EXPOSE", "8000") in instructions
+    assert any(name == "HEALTHCHECK" and "/readyz" in rest for name, rest in instructions)
+
+
+def test_a_new_workflow_rebuilds_nothing_heavy():
+    instructions = dockerfile()
+    at = next(index for index, (name, rest) in enumerate(instructions) if name == "COPY" and "workflows" in rest)
+    assert not {name for name, _ in instructions[at + 1 :]} & {"RUN", "COPY", "ADD"}
+
+
+def test_the_image_holds_no_secret():
+    set_there = [rest for name, rest in dockerfile() if name in ("ARG", "ENV")]
+    assert not [rest for rest in set_there if re.search("token|key|password|secret", rest, re.IGNORECASE)]
+
+
+def test_the_download_stage_needs_huggingface_hub_only(tmp_path):
+    package = tmp_path / "comfyui_tryon"
+    package.mkdir()
+    for source in copied():
+        if source.endswith(".py"):
+            shutil.copy(ROOT / source, package)
+    code = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'pydantic', 'pydantic_settings')));"
+        "sys.argv = ['download', '--to', 'models']; runpy.run_module('comfyui_tryon.download', run_name='__main__')"
+    )
+    variables = os.environ | {"PYTHONPATH": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert "http://127.0.0.1:9 cannot be reached" in result.stderr, result.stderr
+
+
+def test_probes_ask_paths_that_there_are():
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(WORKER)[name]["httpGet"]["path"] in HEALTH_PATHS
+    asked = re.findall(r"option httpchk GET (\S+)", (ROOT / "deploy/haproxy.cfg").read_text())
+    assert asked and set(asked) <= HEALTH_PATHS
+
+
+def test_liveness_does_not_ask_for_readiness():
+    """Else a worker that starts or drains would be killed."""
+    assert container(WORKER)["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_a_worker_gets_the_time_to_drain():
+    spec = WORKER["spec"]["template"]["spec"]
+    pause = int(container(WORKER)["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert spec["terminationGracePeriodSeconds"] > DRAIN_S + pause
+    assert int(COMPOSE["worker"]["stop_grace_period"].removesuffix("s")) > DRAIN_S
+
+
+def test_the_environment_that_is_set_is_read():
+    for names in ([entry["name"] for entry in container(WORKER)["env"]], COMPOSE["worker"]["environment"]):
+        assert set(names) <= SETTINGS | {"HOME"}
+    used = set(re.findall(r"\$\{(\w+)\}", (ROOT / "deploy/haproxy.cfg").read_text()))
+    assert used <= {entry["name"] for entry in container(BALANCER)["env"]}
+    assert used == set(COMPOSE["balancer"]["environment"])
+
+
+def test_autoscaling_asks_for_a_metric_that_there_is():
+    autoscaler = next(one for one in documents("deploy/kubernetes/autoscaling.yaml") if "Autoscaler" in one["kind"])
+    name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    assert f"\n{name} " in metrics.text().decode()
+    assert documents("deploy/prometheus-adapter.yaml")[0]["rules"]["custom"][0]["name"]["as"] == name
+
+
+@pytest.mark.parametrize(("tool", "files"), [("shellcheck", ["start.sh", ".ci/run"]), ("hadolint", ["Dockerfile"])])
+def test_lint(tool, files):
+    found = shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if not found:
+        pytest.skip(f"NO {tool.upper()} HERE: pip install {tool}-{'py' if tool == 'shellcheck' else 'bin'}")
+    result = subprocess.run([found, *(str(ROOT / name) for name in files)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_other_hosts_paths_are_off_unless_asked_for():
+    api = Api(Settings(), None, None, None)
+    assert api.aliases() == {}
+    assert not [path for path in api.routes() if "invocations" in path or "predict" in path]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> Iterator[Server]:
+    """A server as SageMaker starts it, that also has Vertex AI's routes."""
+    checkpoint.write(DEMO_MODELS)
+    port, log_path = free_port(), tmp_path_factory.mktemp("elsewhere") / "log.txt"
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")} | {
+        "COMFYUI_DIR": "",
+        "OMP_NUM_THREADS": "1",
+        "TRYON_MODELS_DIR": str(DEMO_MODELS),
+        "TRYON_WORKFLOW": "demo",
+        "TRYON_API_KEY": "secret",
+        "TRYON_WARMUP": "0",
+        "PORT": "8000",
+        "PORT_HEALTH": "8000",
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        "AIP_HEALTH_ROUTE": "/v1/endpoints/1/health",
+        "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict",
+    }
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen([str(ROOT / "start.sh"), "serve"], env=variables, stdout=log, stderr=log)
+    server = Server(EMBEDDED, f"http://127.0.0.1:{port}", process, log_path)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sagemaker(elsewhere, fields):
+    assert httpx.get(f"{elsewhere.url}/ping").status_code == 200
+    reply = httpx.post(f"{elsewhere.url}/invocations", json=fields, headers={"X-API-Key": "secret"}, timeout=60)
+    assert reply.status_code == 200 and reply.json()["seed"] == fields["seed"]
+    assert httpx.post(f"{elsewhere.url}/invocations", json=fields).status_code == 401
+
+
+def test_vertex(elsewhere, fields):
+    assert httpx.get(f"{elsewhere.url}/v1/endpoints/1/health").json() == {"status": "healthy"}
+    pictures = {name: fields.pop(name) for name in ("person_image", "garment_image")}
+    body = {"instances": [{**pictures, "seed": 1}, {**pictures, "seed": 2}], "parameters": {**fields, "seed": 9}}
+    client = httpx.Client(base_url=elsewhere.url, headers={"Authorization": "Bearer secret"}, timeout=60)
+    reply = client.post("/v1/endpoints/1:predict", json=body)
+    assert reply.status_code == 200, reply.text
+    assert [prediction["seed"] for prediction in reply.json()["predictions"]] == [1, 2]
+    assert (
+        client.post("/api/v1/tryon", json={**pictures, **fields, "seed": 1}).json()["output"]
+        == (reply.json()["predictions"][0]["output"])
+    )
+
+
+@pytest.mark.parametrize(
+    "body", [[], {}, {"instances": []}, {"instances": "x"}, {"instances": [1]}, {"instances": [{}]}]
+)
+def test_vertex_with_bad_instances(elsewhere, body):
+    reply = httpx.post(
+        f"{elsewhere.url}/v1/endpoints/1:predict", content=json.dumps(body), headers={"X-API-Key": "secret"}
+    )
+    assert reply.status_code in (400, 422) and reply.json()["error"]["message"]
+
+
+def test_ignored_files_are_patterns_that_match():
+    """A whitelist entry that names nothing would hide that a file was moved."""
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    present = {str(path.relative_to(ROOT)) for path in ROOT.iterdir()}
+    assert [name for name in kept if not fnmatch.filter(present, name)] == ["models/tryon-weights.lock.json"]
