@@ -27,6 +27,7 @@ import httpx
 from hosts import ROOT, free_port
 
 HAPROXY = os.environ.get("HAPROXY") or shutil.which("haproxy")
+BACKENDS = ("tryon", "cancel", "rest")
 READY_TIMEOUT_S = 120
 
 
@@ -86,7 +87,7 @@ def fleet(addresses: list[str], environment: Mapping[str, str]) -> Iterator[Flee
 
 def wait_for_workers(running: Fleet, count: int) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while len(set(re.findall(r"Server tryon/(worker\d+) is UP", running.log("haproxy")))) < count:
+    while len(set(re.findall(r"Server (\w+/worker\d+) is UP", running.log("haproxy")))) < count * len(BACKENDS):
         ended = [process for process in (running.balancer, *running.workers.values()) if process.poll() is not None]
         logs = (running.log(name) for name in ("haproxy", *(f"worker-{address}" for address in running.workers)))
         assert time.monotonic() < deadline and not ended, "\n\n".join(logs)
@@ -162,7 +163,8 @@ def main() -> None:
         "width": 192,
         "height": 256,
     }
-    with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], {"TRYON_MODELS_DIR": str(DEMO_MODELS)}) as running:
+    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_MAX_QUEUE": "1"}
+    with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment) as running:
         first, second, _ = running.workers.values()
 
         def disturb() -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Fleet]:
     checkpoint.write(DEMO_MODELS)
-    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WARMUP": "0"}
+    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WARMUP": "0", "TRYON_MAX_QUEUE": "1"}
     with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment) as running:
         yield running
 
@@ -84,7 +84,7 @@ def test_drained_and_killed_workers_are_not_seen_by_clients(workers, fields):
     disturber.start()
     outcome = load(workers.url, fields, clients=16, requests=40, seeds=5)
     disturber.join()
-    assert outcome.statuses == {200: 40}
+    assert outcome.statuses == {200: 40}, "each worker takes 2 at once, so a balancer that sends more shows a 429 here"
     assert first.wait(30) == 0 and second.wait(30) == -signal.SIGKILL
     assert workers.retries() > 0, "no request was under way when the worker was killed"
     assert {seed: len(pictures) for seed, pictures in outcome.pictures.items()} == dict.fromkeys(range(5), 1)

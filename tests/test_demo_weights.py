@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from comfyui_tryon.catvton.checkpoint import load_pipeline
 from comfyui_tryon.demo import checkpoint
-from comfyui_tryon.demo.drawing import draw_pair
+from comfyui_tryon.demo.drawing import UPPER, draw_pair
+from comfyui_tryon.masker.segformer import SegformerMasker
 from safetensors.numpy import load_file, save_file
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
@@ -109,6 +110,16 @@ def test_the_garment_arrives(right):
     assert right["ciede2000"] <= 12
     assert right["ciede2000_shuffled"] >= 30
     assert right["nearest_of_ten"] >= 0.8
+
+
+def test_the_parser_finds_what_is_worn(pairs, folder):
+    masker = SegformerMasker.load(folder / checkpoint.PARSER)
+    found = []
+    for pair in pairs:
+        mask = masker.mask(np.asarray(pair.person), "upper") > 0
+        found.append(mask[np.asarray(pair.labels) == UPPER].mean())
+        assert mask.mean() < 0.5
+    assert np.mean(found) > 0.85
 
 
 def test_without_the_attention_file_the_scores_collapse(pairs, right, folder, tmp_path):

@@ -22,7 +22,7 @@ ATTENTION = "CatVTON/mix-48k-1024/attention/model.safetensors"
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Random weights in the published layout; norm2 random too, so that leaving it out shows."""
+    """Small weights in the published layout; attention and norm2 random, so that a mistake with either shows."""
     folder = checkpoint.write(tmp_path_factory.mktemp("checkpoint"))
     unet = folder / "stable-diffusion-inpainting/unet/diffusion_pytorch_model.safetensors"
     weights = load_file(unet)
@@ -31,6 +31,10 @@ def folder(tmp_path_factory):
         if ".norm2." in name and "transformer_blocks" in name:
             weights[name] = tensor + torch.randn(tensor.shape, generator=generator)
     save_file(weights, unet)
+    attention = load_file(folder / ATTENTION)
+    for name, tensor in attention.items():
+        attention[name] = torch.randn(tensor.shape, generator=generator) * 2 / tensor.shape[-1] ** 0.5
+    save_file(attention, folder / ATTENTION)
     vae = folder / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"
     weights = load_file(vae)
     weights["quant_conv.weight"][4:] = 0
