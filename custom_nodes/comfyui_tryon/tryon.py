@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MASK_ASPECT_TOLERANCE = 0.01
 ENGINE_CHECK_S = 1.0
+# A run that ends at its deadline, without progress till then, is interrupted and not yet stuck.
+STUCK_GRACE_S = 5.0
 DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
 DRAINING = ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
 FAILED_WORKER = ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)
@@ -97,7 +99,7 @@ class TryOn:
     def fault(self) -> str | None:
         """Why this process can make no picture any more, or None."""
         now = time.monotonic()
-        if any(now - last > self._settings.timeout_s for last in self._signs_of_life.values()):
+        if any(now - last > self._settings.timeout_s + STUCK_GRACE_S for last in self._signs_of_life.values()):
             return f"the executor has made no progress for {self._settings.timeout_s:g} s"
         return self._device_fault or self._engine.fault()
 
