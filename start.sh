@@ -55,7 +55,7 @@ find_comfyui() {
   command -v git >/dev/null || return 0
   say "No ComfyUI found: cloning $release"
   if GIT_TERMINAL_PROMPT=0 timeout 300 git clone --quiet --depth 1 --branch "$release" \
-    https://github.com/comfyanonymous/ComfyUI "$here/.comfyui.part" >&2; then
+    https://github.com/Comfy-Org/ComfyUI "$here/.comfyui.part" >&2; then
     mv "$here/.comfyui.part" "$here/.comfyui"
     printf '%s' "$here/.comfyui"
   else
@@ -185,7 +185,10 @@ state=$here/.run/$PORT
 mkdir -p "$state" 2>/dev/null && [ -w "$state" ] || state=$(mktemp -d)
 options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --disable-metadata --cache-classic
   --extra-model-paths-config "$here/extra_model_paths.yaml")
-has_gpu || options+=(--cpu)
+if ! has_gpu; then
+  options+=(--cpu)
+  [ "$mode" != serve ] || say "No GPU here: pictures are made on the CPU and take minutes"
+fi
 if [ "$mode" != dev ]; then
   mkdir -p "$state"/{user,input,output,temp}
   options+=(--disable-all-custom-nodes --whitelist-custom-nodes comfyui_tryon --disable-api-nodes

@@ -10,10 +10,12 @@ import json
 import os
 import platform
 import re
+import socket
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from .download import DownloadError, file_sha256, read_lock
 from .files import BASE, CATVTON, VAE, Needed, parser_files
 from .settings import PROJECT, Settings, SettingsError, settings
 
-# The nodes that load published weights: their inputs, in the order in which the web page saves them, with the defaults.
+# The nodes that load published weights: the inputs that choose files, first as the web page saves them, with defaults.
 LOADERS = {
     "LoadCatVTONPipeline": {
         "sd15_inpaint_path": BASE,
@@ -53,7 +55,7 @@ class Row(NamedTuple):
 
 
 def check_start() -> None:
-    """Raises Problem unless settings, workflow and weight files allow a start."""
+    """Raises Problem unless settings, workflow, weight files and addresses allow a start."""
     try:
         chosen = settings()
     except SettingsError as error:
@@ -62,6 +64,20 @@ def check_start() -> None:
     if damaged:
         lines = ["Damaged weight files:", *(f"  {path} {damage}" for path, damage in damaged), "Fetch them again with:"]
         raise Problem("\n".join([*lines, *sorted({f"  {_mend(path)}" for path, _ in damaged})]))
+    check_addresses(chosen)
+
+
+def check_addresses(chosen: Settings) -> None:
+    """Raises Problem where the server could not listen, which it would find out after everything is loaded."""
+    for host, port in itertools.product(chosen.listen.split(","), {chosen.port, chosen.port_health or chosen.port}):
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            reason = error.strerror.partition(" (while")[0]
+            raise Problem(
+                f"Cannot listen on {host} port {port} ({reason}): stop what does, or set PORT and LISTEN."
+            ) from None
 
 
 def weight_files(chosen: Settings) -> list[Path]:
@@ -225,15 +241,16 @@ def table(comfyui: Path | None) -> list[Row]:
     except SettingsError as error:
         return [*rows, Row("FAIL", "settings", str(error), "correct these environment variables")]
     rows.append(Row("ok", "settings", f"port {chosen.port}, workflow {chosen.workflow}"))
-    try:
-        for path in weight_files(chosen):
-            rows.append(_weight_file(path))
-    except Problem as problem:
-        found, *mend = str(problem).split("\nFetch them with:  ")
-        rows.append(Row("FAIL", "weights", found, mend[0] if mend else "see README.md"))
-    except DownloadError as error:
-        rows.append(Row("FAIL", "weights", str(error), "restore or delete the lock file"))
-    return [*rows, _gpu(), *_memory(), _temporary_folder()]
+    with ThreadPoolExecutor() as pool:
+        gpu = pool.submit(_gpu)  # imports torch while the files are read
+        try:
+            rows.extend(pool.map(_weight_file, weight_files(chosen)))
+        except Problem as problem:
+            found, *mend = str(problem).split("\nFetch them with:  ")
+            rows.append(Row("FAIL", "weights", found, "; ".join(mend) or "see README.md"))
+        except DownloadError as error:
+            rows.append(Row("FAIL", "weights", str(error), "restore or delete the lock file"))
+    return [*rows, gpu.result(), *_memory(), _temporary_folder()]
 
 
 def _python() -> Row:
