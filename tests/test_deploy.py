@@ -131,6 +131,17 @@ def test_autoscaling_asks_for_a_metric_that_there_is():
     assert documents("deploy/prometheus-adapter.yaml")[0]["rules"]["custom"][0]["name"]["as"] == name
 
 
+def test_runpods_hub_file():
+    hub = json.loads((ROOT / ".runpod/hub.json").read_text())
+    assert (hub["type"], hub["config"]["endpointType"]) == ("serverless", "LB")
+    image = dict(pair.split("=") for pair in next(rest for name, rest in dockerfile() if name == "ENV").split())
+    given = {entry["key"]: entry.get("value") for entry in hub["config"]["env"]}
+    assert set(given) <= SETTINGS and image.items() <= given.items()
+    defaults = {entry["key"]: entry["input"]["default"] for entry in hub["config"]["env"] if "input" in entry}
+    fields = {name.lower().removeprefix("tryon_"): value for name, value in defaults.items() if value != ""}
+    assert fields == {name: Settings.model_fields[name].default for name in fields}
+
+
 @pytest.mark.parametrize(("tool", "files"), [("shellcheck", ["start.sh", ".ci/run"]), ("hadolint", ["Dockerfile"])])
 def test_lint(tool, files):
     found = shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -180,6 +191,14 @@ def test_sagemaker(elsewhere, fields):
     reply = httpx.post(f"{elsewhere.url}/invocations", json=fields, headers={"X-API-Key": "secret"}, timeout=60)
     assert reply.status_code == 200 and reply.json()["seed"] == fields["seed"]
     assert httpx.post(f"{elsewhere.url}/invocations", json=fields).status_code == 401
+
+
+def test_runpods_tests_pass(elsewhere):
+    for test in json.loads((ROOT / ".runpod/tests.json").read_text())["tests"]:
+        reply = httpx.post(
+            f"{elsewhere.url}/api/v1/tryon", json=test["input"], headers={"X-API-Key": "secret"}, timeout=60
+        )
+        assert reply.status_code == 200, reply.text
 
 
 def test_vertex(elsewhere, fields):
