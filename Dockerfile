@@ -56,3 +56,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
   CMD ["/bin/bash", "-c", "wget --quiet --output-document=/dev/null http://127.0.0.1:$PORT_HEALTH/readyz"]
 
 ENTRYPOINT ["/tryon/start.sh"]
+CMD []

@@ -137,7 +137,7 @@ def test_start_with_damaged_files(models):
     result = start(models)
     assert result.returncode == 1
     assert f"{models / UNET} has" in result.stderr and f"{models / MASKERS[0]} has" in result.stderr
-    assert "Fetch them again with:\n  ./start.sh --download\n" in result.stderr
+    assert "Mend them with:\n  ./start.sh --download\n" in result.stderr
 
 
 def test_the_table_reads_every_byte(models):

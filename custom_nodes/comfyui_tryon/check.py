@@ -62,7 +62,7 @@ def check_start() -> None:
         raise Problem(str(error)) from None
     damaged = [(path, damage) for path in weight_files(chosen) if (damage := quick_damage(path))]
     if damaged:
-        lines = ["Damaged weight files:", *(f"  {path} {damage}" for path, damage in damaged), "Fetch them again with:"]
+        lines = ["Damaged weight files:", *(f"  {path} {damage}" for path, damage in damaged), "Mend them with:"]
         raise Problem("\n".join([*lines, *sorted({f"  {_mend(path)}" for path, _ in damaged})]))
     check_addresses(chosen)
 
@@ -168,6 +168,8 @@ def quick_damage(path: Path) -> str | None:
             _check_ends(path)
     except ValueError as error:
         return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     return None
 
 
@@ -225,7 +227,9 @@ def _locked(path: Path) -> Mapping[str, Any] | None:
 
 
 def _mend(path: Path) -> str:
-    """The command that fetches a damaged file again."""
+    """The command that makes a file readable, or fetches a damaged one again."""
+    if not os.access(path, os.R_OK):
+        return f"chmod a+r {path}"
     for folder in path.parents[:3]:
         if read_lock(folder.parent):
             default = settings().models_dir or PROJECT / "models"
@@ -249,7 +253,7 @@ def table(comfyui: Path | None) -> list[Row]:
             found, *mend = str(problem).split("\nFetch them with:  ")
             rows.append(Row("FAIL", "weights", found, "; ".join(mend) or "see README.md"))
         except DownloadError as error:
-            rows.append(Row("FAIL", "weights", str(error), "restore or delete the lock file"))
+            rows.append(Row("FAIL", "weights", str(error)))
     return [*rows, gpu.result(), *_memory(), _temporary_folder()]
 
 

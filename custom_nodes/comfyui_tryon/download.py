@@ -33,6 +33,8 @@ def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
         return json.loads((folder / LOCK).read_text())["repositories"]
     except FileNotFoundError:
         return {}
+    except PermissionError:
+        raise DownloadError(f"{folder / LOCK} cannot be read: chmod a+r {folder / LOCK}") from None
     except (ValueError, KeyError, TypeError):
         raise DownloadError(
             f"{folder / LOCK} is damaged: restore it, or delete it to trust the next download."
