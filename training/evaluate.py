@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
@@ -26,44 +27,9 @@ FIRST_SEED = 500_000  # of the scored pairs; training draws from data.FIRST_SEED
 CHOICES = 10
 
 
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB uint8 (..., 3) to CIE L*a*b* (D65), float64."""
-    linear = rgb / 255.0
-    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
-    red, green = (0.4124564, 0.2126729, 0.0193339), (0.3575761, 0.7151522, 0.1191920)
-    xyz = linear @ np.array([red, green, (0.1804375, 0.0721750, 0.9503041)]) / np.array([0.95047, 1.0, 1.08883])
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
-
-
-def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Colour difference of L*a*b* values (..., 3), after Sharma, Wu and Dalal 2005."""
-    (l1, a1, b1), (l2, a2, b2) = np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0)
-    chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
-    g = 0.5 * (1 - np.sqrt(chroma**7 / (chroma**7 + 25.0**7)))
-    a1, a2 = a1 * (1 + g), a2 * (1 + g)
-    c1, c2 = np.hypot(a1, b1), np.hypot(a2, b2)
-    h1, h2 = np.degrees(np.arctan2(b1, a1)) % 360, np.degrees(np.arctan2(b2, a2)) % 360
-    grey = c1 * c2 == 0
-    turn = np.where(grey, 0, (h2 - h1 + 180) % 360 - 180)
-    dl, dc, dh = l2 - l1, c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2))
-    lightness, c = (l1 + l2) / 2, (c1 + c2) / 2
-    far = np.abs(h1 - h2) > 180
-    h = np.where(grey, h1 + h2, np.where(far, np.where(h1 + h2 < 360, h1 + h2 + 360, h1 + h2 - 360), h1 + h2) / 2)
-    t = (
-        1 - 0.17 * np.cos(np.radians(h - 30)) + 0.24 * np.cos(np.radians(2 * h))
-        + 0.32 * np.cos(np.radians(3 * h + 6)) - 0.20 * np.cos(np.radians(4 * h - 63))
-    )
-    sl = 1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2)
-    sc, sh = 1 + 0.045 * c, 1 + 0.015 * c * t
-    turning = 60 * np.exp(-(((h - 275) / 25) ** 2))
-    rt = -np.sin(np.radians(turning)) * 2 * np.sqrt(c**7 / (c**7 + 25.0**7))
-    return np.sqrt((dl / sl) ** 2 + (dc / sc) ** 2 + (dh / sh) ** 2 + rt * (dc / sc) * (dh / sh))
-
-
 def colours(picture: Image.Image, area: np.ndarray) -> np.ndarray:
     """(5, 3): the 10th, 30th, 50th, 70th and 90th percentiles of L*, a* and b* in a boolean (H, W) area."""
-    return np.percentile(lab(np.asarray(picture)[area]), [10, 30, 50, 70, 90], axis=0)
+    return np.percentile(rgb2lab(np.asarray(picture)[area]), [10, 30, 50, 70, 90], axis=0)
 
 
 def on_paper(garment: Image.Image) -> np.ndarray:
@@ -86,7 +52,7 @@ def scores(pairs: list[Pair], made: list[Image.Image]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     worn = [colours(picture, np.asarray(pair.dressed) > 0) for pair, picture in zip(pairs, made, strict=True)]
     flat = [colours(pair.garment, on_paper(pair.garment)) for pair in pairs]
-    difference = ciede2000(np.array(worn)[:, None, 2], np.array(flat)[None, :, 2])
+    difference = deltaE_ciede2000(np.array(worn)[:, None, 2], np.array(flat)[None, :, 2])
     own, others = np.diag(difference), difference[~np.eye(len(pairs), dtype=bool)]
     right = []
     for i, pair in enumerate(pairs):

@@ -28,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 VOLUME = Path("/runpod-volume")
 
-DEMO_NOTICES = {
-    "random": "These are the demo's random weights: they prove the path from request to picture and dress nobody.",
-    "trained": "These are the demo's small weights, trained on drawn pictures; they do little for photographs.",
-}
+DEMO_NOTICE = "These are the demo's small weights, trained on drawn pictures; they do little for photographs."
 
 
 class WeightsMissing(FileNotFoundError):
@@ -95,8 +92,7 @@ def search_folders() -> list[Path]:
 def demo_notice() -> str | None:
     """What to tell users of the demo weights in the models folder, if it holds them."""
     folder = settings().models_dir
-    kind = demo_checkpoint.kind(folder) if folder else None
-    return DEMO_NOTICES[kind] if kind else None
+    return DEMO_NOTICE if folder and demo_checkpoint.is_demo(folder) else None
 
 
 def _candidates(path: str) -> list[Path]:
