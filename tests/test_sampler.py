@@ -1,5 +1,6 @@
 """The sampler computes CatVTON's published function, and refuses weights that are not CatVTON's."""
 
+import copy
 import json
 import shutil
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import reference
 import torch
-from comfyui_tryon.catvton import CheckpointError, load_pipeline
+from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.images import blur_mask, repaint, resize_and_crop, resize_and_pad
+from comfyui_tryon.catvton.pipeline import pictures_together, working_memory
 from comfyui_tryon.demo import checkpoint
 from conftest import SHARED, psnr
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -98,14 +100,12 @@ def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, mo
         )
     elif mistake == "attention not applied":
         for module in attention_modules(pipeline.unet).values():
-            torch.nn.init.normal_(module.to_q.weight, std=0.2)
-            torch.nn.init.normal_(module.to_v.weight, std=0.2)
+            torch.nn.init.normal_(module.to_qkv.weight, std=0.2)
     elif mistake == "mid before up":
         modules = list(attention_modules(pipeline.unet).values())
         states = [{key: value.clone() for key, value in module.state_dict().items()} for module in modules]
-        same = [
-            index for index, module in enumerate(modules) if module.to_q.weight.shape == modules[-1].to_q.weight.shape
-        ]
+        width = modules[-1].to_qkv.weight.shape
+        same = [index for index, module in enumerate(modules) if module.to_qkv.weight.shape == width]
         for index, source in zip(same, same[-1:] + same[:-1]):
             modules[index].load_state_dict(states[source])
     else:
@@ -138,10 +138,64 @@ def test_half_precision_is_close(folder, pipeline, case):
         assert psnr(sample(load(folder, dtype=dtype), case), sample(pipeline, case)) > limit
 
 
-def test_a_seed_is_the_same_picture_alone_and_among_others(pipeline, case):
-    together = pipeline(*case, num_inference_steps=2, seeds=[3, 4], width=128, height=192)
-    alone = pipeline(*case, num_inference_steps=2, seeds=[4], width=128, height=192)
-    assert torch.equal(together[1], alone[0]) and not torch.equal(together[0], together[1])
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_seed_is_the_same_picture_alone_and_among_others(pipeline, case, together, monkeypatch):
+    options = dict(num_inference_steps=2, width=128, height=192)
+    monkeypatch.setattr("comfyui_tryon.catvton.pipeline.pictures_together", lambda *size: together)
+    done = []
+    pictures = pipeline(*case, seeds=[3, 4, 5, 6], **options, callback=lambda step, latents: done.append(step))
+    assert done == {1: [0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8], 3: [0, 3, 6, 6, 7, 8]}[together]
+    for seed, picture in zip([3, 4, 5, 6], pictures.numpy()):
+        alone = pipeline(*case, seeds=[seed], **options)[0].numpy()
+        assert np.array_equal(picture, alone) if together == 1 else psnr(picture, alone) > 60
+        assert sum(psnr(picture, other) > 60 for other in pictures.numpy()) == 1
+
+
+def test_which_pictures_share_a_batch_depends_on_their_size_alone():
+    sizes = (384, 512), (768, 1024), (2048, 2048)
+    assert [pictures_together(*size, element_size=2) for size in sizes] == [8, 2, 1]
+    assert working_memory(768, 1024, 2, count=4) == working_memory(768, 1024, 2)
+    assert working_memory(384, 512, 2, count=4) > working_memory(384, 512, 2)
+
+
+def test_the_loop_never_waits_for_the_device(pipeline):
+    """On tensors without data: whatever read a value of one would raise."""
+    unet = copy.deepcopy(pipeline.unet).to("meta")
+    mean, mask = torch.empty(1, 4, 48, 16, device="meta"), torch.empty(1, 1, 48, 16, device="meta")
+    for scheduler in ("ddim", "dpmpp_2m"):
+        latents = CatVTONPipeline(unet, pipeline.vae).denoise(
+            mean, mean, mask, 3, 2.5, [1, 2], lambda step, predicted: None, scheduler
+        )
+        assert latents.shape == (2, 4, 24, 16)
+
+
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m", "unipc"])
+def test_a_solver_nears_its_own_limit_in_fewer_steps(pipeline, case, scheduler):
+    few, many, published = (
+        sample(pipeline, case, num_inference_steps=steps, scheduler=name)
+        for steps, name in ((12, scheduler), (40, scheduler), (12, "ddim"))
+    )
+    assert psnr(few, many) > psnr(published, many) + 3
+    assert np.array_equal(few, sample(pipeline, case, num_inference_steps=12, scheduler=scheduler))
+
+
+def test_an_unknown_scheduler_is_refused(pipeline, case):
+    with pytest.raises(ValueError, match="ddim, dpmpp_2m, unipc"):
+        sample(pipeline, case, scheduler="euler")
+
+
+def test_guidance_on_a_part_of_the_steps(pipeline, case, monkeypatch):
+    batches = []
+    forward = pipeline.unet.forward
+    monkeypatch.setattr(
+        pipeline.unet, "forward", lambda inputs, *a, **k: batches.append(len(inputs)) or forward(inputs, *a, **k)
+    )
+    always = sample(pipeline, case)
+    assert batches == [2, 2, 2, 2]
+    part = sample(pipeline, case, guidance_start=0.25, guidance_end=0.75)
+    assert batches[4:] == [1, 2, 2, 1] and not np.array_equal(part, always)
+    never = sample(pipeline, case, guidance_start=1.0)
+    assert np.array_equal(never, sample(pipeline, case, guidance_scale=1.0))
 
 
 def test_the_global_generator_is_neither_used_nor_moved(pipeline, case):
@@ -174,8 +228,8 @@ def test_arguments_out_of_range_are_refused(pipeline, case, options):
         sample(pipeline, case, **options)
 
 
-@pytest.fixture
-def copy(folder, tmp_path):
+@pytest.fixture(name="copied")
+def copied_folder(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
@@ -186,14 +240,14 @@ def rewrite(path, change):
     save_file(weights, path)
 
 
-def test_attention_indices_count_only_by_rank(copy, pipeline, case):
+def test_attention_indices_count_only_by_rank(copied, pipeline, case):
     def seven(weights):
         for key in sorted(weights, key=lambda key: int(key.split(".")[0])):
             index, _, name = key.partition(".")
             weights[f"{int(index) // 8 * 7}.{name}"] = weights.pop(key)
 
-    rewrite(copy / ATTENTION, seven)
-    assert np.array_equal(sample(load(copy), case), sample(pipeline, case))
+    rewrite(copied / ATTENTION, seven)
+    assert np.array_equal(sample(load(copied), case), sample(pipeline, case))
 
 
 @pytest.mark.parametrize(
@@ -206,30 +260,30 @@ def test_attention_indices_count_only_by_rank(copy, pipeline, case):
     ],
     ids=["missing", "too many", "unknown", "shape"],
 )
-def test_other_attention_files_are_refused_by_name(copy, change):
-    rewrite(copy / ATTENTION, change)
+def test_other_attention_files_are_refused_by_name(copied, change):
+    rewrite(copied / ATTENTION, change)
     with pytest.raises(CheckpointError, match="model.safetensors"):
-        load(copy)
+        load(copied)
 
 
 @pytest.mark.parametrize("name", ["stable-diffusion-inpainting/unet", "sd-vae-ft-mse"])
-def test_damaged_base_files_are_refused_by_name(copy, name):
-    path = copy / name / "diffusion_pytorch_model.safetensors"
+def test_damaged_base_files_are_refused_by_name(copied, name):
+    path = copied / name / "diffusion_pytorch_model.safetensors"
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\x80\x04x."):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors"):
-            load(copy)
+            load(copied)
     path.write_bytes(whole)
     rewrite(path, lambda weights: weights.pop(next(iter(weights))))
     with pytest.raises(CheckpointError, match="lacks"):
-        load(copy)
+        load(copied)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors"):
-        load(copy)
+        load(copied)
 
 
-def test_the_vaes_old_attention_names_are_understood(copy, pipeline, case):
+def test_the_vaes_old_attention_names_are_understood(copied, pipeline, case):
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
     def rename(weights):
@@ -238,8 +292,8 @@ def test_the_vaes_old_attention_names_are_understood(copy, pipeline, case):
                 if new in key:
                     weights[key.replace(new, name)] = weights.pop(key)
 
-    rewrite(copy / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors", rename)
-    assert np.array_equal(sample(load(copy), case), sample(pipeline, case))
+    rewrite(copied / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors", rename)
+    assert np.array_equal(sample(load(copied), case), sample(pipeline, case))
 
 
 @pytest.mark.parametrize(

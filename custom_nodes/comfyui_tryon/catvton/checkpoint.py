@@ -41,9 +41,17 @@ def _weights_file(folder: Path, dtype: torch.dtype) -> Path:
 
 
 def load_pipeline(
-    base: Path, vae: Path, catvton: Path, attention_version: str = "mix", dtype: torch.dtype = torch.float32
+    base: Path,
+    vae: Path,
+    catvton: Path,
+    attention_version: str = "mix",
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
 ) -> CatVTONPipeline:
     """Builds the pipeline from folders in the published layout, on the CPU.
+
+    Tensors that are stored in `dtype` stay mapped to their safetensors file: they are read when they are first used, or
+    straight to the device that the pipeline is moved to.
 
     Args:
         base: the inpainting model, with `unet/`.
@@ -51,6 +59,7 @@ def load_pipeline(
         catvton: CatVTON's folder, with `mix-48k-1024/attention/model.safetensors` and its siblings.
         attention_version: mix, vitonhd or dresscode.
         dtype: float32, float16 or bfloat16.
+        compile: have torch.compile make the UNet's kernels, anew for every size and number of pictures.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
@@ -66,7 +75,10 @@ def load_pipeline(
     weights_path = _weights_file(base / "unet", dtype)
     weights = {key: tensor for key, tensor in _read(weights_path).items() if ".attn2." not in key}
     weights.update(read_attention(attention, attention_modules(unet)))
+    _fuse_projections(unet, weights, dtype)
     _fill(unet, weights, weights_path, dtype)
+    if compile:
+        unet.to(memory_format=torch.channels_last).compile()
 
     autoencoder = _empty_model(AutoencoderKL, vae)
     weights_path = _weights_file(vae, dtype)
@@ -114,6 +126,15 @@ def read_attention(path: Path, modules: dict[str, torch.nn.Module]) -> dict[str,
                 )
             renamed[f"{module_name}.{name}"] = tensor
     return renamed
+
+
+def _fuse_projections(unet: torch.nn.Module, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Makes one projection of each self-attention's three, in the empty `unet` and in its `weights`."""
+    unet.fuse_qkv_projections()
+    for name, module in attention_modules(unet).items():
+        parts = [weights.pop(f"{name}.to_{part}.weight").to(dtype) for part in "qkv"]
+        weights[f"{name}.to_qkv.weight"] = torch.cat(parts)
+        del module.to_q, module.to_k, module.to_v
 
 
 def _empty_model(cls: type, folder: Path) -> torch.nn.Module:

@@ -1,5 +1,7 @@
 """What CatVTON does to pictures before and after the model: crop, letterbox, mask, repaint."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -78,9 +80,15 @@ def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feat
     weight = (mask >= 0.5).float()[None, None]
     radius = feather // 2
     if radius:
-        size = 2 * radius + 1
-        around = (radius,) * 4
-        shrunk = -F.max_pool2d(F.pad(-weight, around, mode="replicate"), size, stride=1)
-        weight = F.avg_pool2d(F.pad(shrunk, around, mode="replicate"), size, stride=1) * weight
+        shrunk = -_over_windows(F.max_pool2d, -weight, radius)
+        weight = _over_windows(F.avg_pool2d, shrunk, radius) * weight
     weight = weight[0, 0, :, :, None]
     return person * (1.0 - weight) + result * weight
+
+
+def _over_windows(pool: Callable[..., torch.Tensor], plane: torch.Tensor, radius: int) -> torch.Tensor:
+    """`pool` over the square around each pixel of (1, 1, H, W), along one axis after the other, edges repeated."""
+    plane = F.pad(plane, (radius,) * 4, mode="replicate")
+    for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        plane = pool(plane, window, stride=1)
+    return plane

@@ -1,6 +1,7 @@
 """The CatVTON sampler: person and garment concatenated in latent space, an inpainting UNet without text."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,16 @@ SCHEDULER = dict(
     timestep_spacing="leading",
 )
 ETA = 1.0
+SCHEDULERS = {"ddim": "DDIMScheduler", "dpmpp_2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
 
 # The VAE posterior is drawn from a stream of its own, so that the noise that follows the seed is the published one.
 POSTERIOR_STREAM = 1 << 63
+
+# Activations in elements a pixel of the result, upper estimates: the VAE's, and the UNet's for one guided picture
+VAE_ACTIVATIONS, UNET_ACTIVATIONS = 1536, 640
+# Pictures are denoised together up to this many bytes of the UNet's activations. It is fixed, because which pictures
+# share a batch decides how their numbers are rounded, and a request is to give the same bytes whatever else is loaded.
+TOGETHER = 2**31
 
 # What one unit of each Stable Diffusion 1 latent channel adds to red, green and blue in [-1, 1]; fitted, approximate
 LATENT_COLOURS = [[0.35, 0.23, 0.32], [0.33, 0.50, 0.24], [-0.28, 0.18, 0.27], [-0.21, -0.26, -0.72]]
@@ -37,8 +45,8 @@ class CatVTONPipeline(torch.nn.Module):
 
     Differs from the published class in four things that leave its function as it is: noise comes from a CPU generator
     in float32, so that a seed means the same picture on every device and in every precision; the VAE posterior is drawn
-    from the seed instead of the global generator; the scheduler's state stays float32; pictures of one call are
-    sampled one after the other, so that each is the picture its seed gives alone.
+    from the seed instead of the global generator; the scheduler's state stays float32; every picture of a call has its
+    own seed, so that it is, up to rounding, the picture that its seed gives alone.
     """
 
     def __init__(self, unet: torch.nn.Module, vae: torch.nn.Module) -> None:
@@ -58,6 +66,9 @@ class CatVTONPipeline(torch.nn.Module):
         width: int = 768,
         height: int = 1024,
         mask_blur: int = 9,
+        scheduler: str = "ddim",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         callback: Callable[[int, torch.Tensor | None], None] = lambda step, latents: None,
     ) -> torch.Tensor:
         """Samples one picture per seed.
@@ -66,13 +77,18 @@ class CatVTONPipeline(torch.nn.Module):
             person: RGB; its largest centred part with the aspect ratio of `width` x `height` is used.
             garment: RGB; fitted whole on white.
             mask: grey, in the person's frame; white where the garment goes.
-            num_inference_steps: DDIM steps, 1 to 1000.
+            num_inference_steps: denoising steps, 1 to 1000.
             guidance_scale: classifier-free guidance on the garment; 1 or less turns it off and halves the work.
             seeds: one picture each, 0 to 2^64-1.
             width, height: of the result in pixels, multiples of 8.
             mask_blur: radius in pixels of the Gaussian that rounds the mask's outline, 0 for none.
-            callback: called before every denoising step with the number of steps done and the latents that the last
-                step predicts for the end, float32 (1, 4, height/8, width/8) or None; what it raises ends the call.
+            scheduler: ddim (with eta 1) as published; dpmpp_2m (Lu et al., "DPM-Solver++") and unipc (Zhao et al.,
+                "UniPC") take fewer steps to another picture.
+            guidance_start, guidance_end: the part of the steps that is guided, from 0 to 1 (Kynkaanniemi et al.,
+                "Applying Guidance in a Limited Interval", NeurIPS 2024); a step outside it costs half.
+            callback: called before every denoising step and at the end with the number of steps done, those of all
+                pictures together, and the latents that the last step predicts for the end, float32 (B, 4, height/8,
+                width/8) or None; what it raises ends the call.
 
         Returns:
             uint8 (len(seeds), height, width, 3) on the CPU.
@@ -84,6 +100,7 @@ class CatVTONPipeline(torch.nn.Module):
         check_inputs(num_inference_steps, seeds, width, height)
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
+        together = pictures_together(width, height, next(self.unet.parameters()).element_size())
         with torch.inference_mode():
             conditions = self.encode(
                 image_to_tensor(resize_and_crop(person.convert("RGB"), size)),
@@ -91,16 +108,21 @@ class CatVTONPipeline(torch.nn.Module):
                 mask_to_tensor(mask),
             )
             images = []
-            for index, seed in enumerate(seeds):
-                done = index * num_inference_steps
+            for first in range(0, len(seeds), together):
+                batch = seeds[first : first + together]
                 latents = self.denoise(
                     *conditions,
                     num_inference_steps,
                     guidance_scale,
-                    seed,
-                    lambda step, latents, done=done: callback(done + step, latents),
+                    batch,
+                    lambda step, latents, done=first * num_inference_steps, count=len(batch): callback(
+                        done + step * count, latents
+                    ),
+                    scheduler,
+                    guidance_start,
+                    guidance_end,
                 )
-                images.append(self.decode(latents))
+                images += [self.decode(picture) for picture in latents.split(1)]
             return torch.cat(images)
 
     def encode(
@@ -116,10 +138,13 @@ class CatVTONPipeline(torch.nn.Module):
             mean and standard deviation, float32 (1, 4, 2H/8, W/8), scaled; mask (1, 1, 2H/8, W/8) in the UNet's dtype.
         """
         weight = next(self.vae.parameters())
-        pixels = torch.cat([person * (mask < 0.5), garment]).to(weight.device, weight.dtype)
-        posterior = self.vae.encode(pixels).latent_dist
+        pictures = (person * (mask < 0.5), garment)
+        posteriors = [self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist for pixels in pictures]
         scale = self.vae.config.scaling_factor
-        mean, std = (torch.cat(moment.float().chunk(2), dim=-2) * scale for moment in (posterior.mean, posterior.std))
+        mean, std = (
+            torch.cat([getattr(posterior, moment).float() for posterior in posteriors], dim=-2) * scale
+            for moment in ("mean", "std")
+        )
         mask = F.interpolate(mask, size=(mask.shape[-2] // DOWNSCALE, mask.shape[-1] // DOWNSCALE), mode="nearest")
         mask = torch.cat([mask, torch.zeros_like(mask)], dim=-2)
         return mean, std, mask.to(next(self.unet.parameters()))
@@ -131,40 +156,49 @@ class CatVTONPipeline(torch.nn.Module):
         mask: torch.Tensor,
         num_inference_steps: int,
         guidance_scale: float,
-        seed: int,
+        seeds: Sequence[int],
         callback: Callable[[int, torch.Tensor | None], None],
+        scheduler: str = "ddim",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
     ) -> torch.Tensor:
-        """DDIM with eta 1 over the concatenated latents; returns the person's half, float32 (1, 4, H/8, W/8)."""
-        from diffusers import DDIMScheduler
+        """Denoises one picture per seed together; returns the person's half, float32 (len(seeds), 4, H/8, W/8).
 
-        scheduler = DDIMScheduler(**SCHEDULER)
-        scheduler.set_timesteps(num_inference_steps)
-        generator = torch.Generator().manual_seed(seed)
-        posterior = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed ^ POSTERIOR_STREAM))
-        image_latents = (mean + std * posterior.to(mean.device)).to(mask.dtype)
+        The device is never waited for: what a step needs of the host is there before, or copied while the UNet runs.
+        """
+        count, device = len(seeds), mean.device
+        solver = make_scheduler(scheduler)
+        solver.set_timesteps(num_inference_steps)
+        guided = [
+            guidance_scale > 1.0 and guidance_start <= step / num_inference_steps < guidance_end
+            for step in range(num_inference_steps)
+        ]
 
-        guided = guidance_scale > 1.0
-        if guided:
-            person_half, garment_half = image_latents.chunk(2, dim=-2)
-            unconditional = torch.cat([person_half, torch.zeros_like(garment_half)], dim=-2)
-            image_latents = torch.cat([unconditional, image_latents])
-        mask = mask.expand(len(image_latents), -1, -1, -1)
+        posterior = _noise([torch.Generator().manual_seed(seed ^ POSTERIOR_STREAM) for seed in seeds], mean)
+        garment_rows = mean.shape[-2] // 2
+        # the UNet's input: noisy latents 4, mask 1, image latents 4; without the garment, then with it
+        inputs = torch.empty(2 * count, 9, *mean.shape[-2:], dtype=mask.dtype, device=device)
+        inputs[:, 4:5] = mask
+        inputs[:, 5:].unflatten(0, (2, count))[:] = mean + std * posterior
+        inputs[:count, 5:, garment_rows:] = 0
 
-        latents = torch.randn(mean.shape, generator=generator).to(mean.device)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = _noise(generators, mean)
         predicted = None
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step, (timestep, on_device) in enumerate(zip(solver.timesteps, solver.timesteps.to(device))):
             callback(step, predicted)
-            model_input = latents.to(mask.dtype).expand(len(image_latents), -1, -1, -1)
-            model_input = torch.cat([model_input, mask, image_latents], dim=1)
-            noise = self.unet(model_input, timestep, encoder_hidden_states=None, return_dict=False)[0].float()
-            if guided:
+            inputs.unflatten(0, (2, count))[:, :, :4] = latents
+            model_input = inputs if guided[step] else inputs[count:]
+            noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0].float()
+            if guided[step]:
                 unconditional_noise, conditional_noise = noise.chunk(2)
                 noise = unconditional_noise + guidance_scale * (conditional_noise - unconditional_noise)
-            variance = torch.randn(mean.shape, generator=generator).to(mean.device)
-            output = scheduler.step(noise, timestep, latents, eta=ETA, variance_noise=variance)
-            latents, predicted = output.prev_sample, output.pred_original_sample.chunk(2, dim=-2)[0]
+            alpha = solver.alphas_cumprod[timestep].item()
+            predicted = ((latents - (1 - alpha) ** 0.5 * noise) / alpha**0.5)[:, :, :garment_rows]
+            random = {"eta": ETA, "variance_noise": _noise(generators, mean)} if scheduler == "ddim" else {}
+            latents = solver.step(noise, timestep, latents, **random).prev_sample
         callback(num_inference_steps, predicted)
-        return latents.chunk(2, dim=-2)[0]
+        return latents[:, :, :garment_rows]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents, float32 (1, 4, h, w), to uint8 (1, 8h, 8w, 3) on the CPU."""
@@ -196,6 +230,28 @@ def check_inputs(num_inference_steps: int, seeds: Sequence[int], width: int, hei
         raise ValueError(f"seeds must be one or more numbers from 0 to 2^64-1, not {list(seeds)}.")
 
 
-def working_memory(width: int, height: int, element_size: int) -> int:
-    """Bytes that sampling needs beside the weights, an upper estimate: the VAE decoder's widest activations."""
-    return width * height * 256 * element_size * 6
+def make_scheduler(name: str) -> Any:
+    """The diffusers scheduler of a name in `SCHEDULERS`, with the base model's configuration."""
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {name!r}.")
+    published = diffusers.DDIMScheduler(**SCHEDULER)
+    return getattr(diffusers, SCHEDULERS[name]).from_config(published.config)
+
+
+def pictures_together(width: int, height: int, element_size: int) -> int:
+    """How many pictures of a size are denoised in one batch."""
+    return max(1, TOGETHER // (width * height * element_size * UNET_ACTIVATIONS))
+
+
+def working_memory(width: int, height: int, element_size: int, count: int = 1) -> int:
+    """Bytes that sampling `count` pictures needs beside the weights, an upper estimate."""
+    together = min(count, pictures_together(width, height, element_size))
+    return width * height * element_size * max(VAE_ACTIVATIONS, together * UNET_ACTIVATIONS)
+
+
+def _noise(generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
+    """Normal float32 (len(generators), ...), drawn on the CPU and copied to the device of `like` (1, ...)."""
+    noise = torch.cat([torch.randn(like.shape, generator=generator) for generator in generators])
+    return (noise.pin_memory() if like.is_cuda else noise).to(like.device, non_blocking=like.is_cuda)
