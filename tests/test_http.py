@@ -66,6 +66,22 @@ def test_the_same_request_gives_the_same_bytes_whatever_ran_between(server, fiel
     assert post(server, fields).json()["output"] == first
 
 
+def test_however_the_json_is_written_it_is_the_same_request(server, fields):
+    def output(body: bytes) -> dict:
+        with server.client() as client:
+            reply = client.post("/api/v1/tryon", content=body, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["output"]
+
+    plain = json.dumps(fields)
+    first = output(plain.encode())
+    assert output(plain.replace("/", "\\/").encode()) == first
+    assert output(json.dumps(fields, indent=4).encode("utf-16")) == first
+    lines = {name: "\r\n".join(value[i : i + 76] for i in range(0, len(value), 76)) for name, value in fields.items()
+             if isinstance(value, str)}  # fmt: skip
+    assert output(json.dumps(fields | lines).encode()) == first
+
+
 def test_engines_agree_to_the_byte(server, fields, request):
     image = post(server, fields).json()["output"]["images"][0]["image"]
     known = request.config.stash.setdefault(ENGINE_RESULTS, {})

@@ -345,3 +345,10 @@ def test_what_is_encoded_is_decoded_again(output_format):
     assert Image.open(io.BytesIO(data)).format == output_format.upper()
     assert np.abs(decode(data).astype(int) - pixels).mean() < 4
     assert len(pictures.encode(pixels, "jpeg", 10)) < len(pictures.encode(pixels, "jpeg", 95))
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (300, 1), (33, 47)])
+def test_png_keeps_every_pixel(height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 4), np.uint8)[::2, ::2, :3]
+    image = Image.open(io.BytesIO(pictures.encode(pixels, "png", 95)))
+    assert image.mode == "RGB" and np.array_equal(np.array(image), pixels)

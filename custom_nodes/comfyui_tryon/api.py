@@ -1,11 +1,11 @@
 """The HTTP handlers, one per path."""
 
 import asyncio
-import base64
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import pybase64
 from aiohttp import web
 
 from . import body, metrics, openapi, pictures, tryon
@@ -272,7 +272,7 @@ async def _event_data(event: Status | Progress) -> list[tuple[str, dict[str, Any
     events = [("progress", {"value": event.value, "max": event.max, "node": event.node})]
     if event.preview is not None:
         data = await asyncio.to_thread(pictures.encode_preview, event.preview, PREVIEW_QUALITY)
-        events.append(("preview", {"format": "jpeg", "image": base64.b64encode(data).decode("ascii")}))
+        events.append(("preview", {"format": "jpeg", "image": pybase64.b64encode_as_string(data)}))
     return events
 
 

@@ -1,9 +1,12 @@
 """Reads a request's body, JSON or form, within its limit and off the event loop where it takes long."""
 
 import asyncio
+import binascii
+import contextlib
 import json
 from typing import Any
 
+import pybase64
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -15,6 +18,8 @@ TEXT_FIELD_LIMIT = 4096
 MAX_INSTANCES = 4
 # A request has a few dozen of each. Millions would take seconds to parse, with the event loop waiting.
 JSON_MARKS_LIMIT = 1000
+LONG_STRING = 10_000
+NO_JSON_MARKS = bytes(set(range(256)) - set(b",[{"))
 FORM_LINES_LIMIT = 1000
 DAMAGE = (
     web.RequestPayloadError,
@@ -57,7 +62,7 @@ def _check_head(request: web.Request, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def _read_all(request: web.Request, max_bytes: int) -> bytes:
+async def _read_all(request: web.Request, max_bytes: int) -> bytearray:
     _check_head(request, max_bytes)
     data = bytearray()
     try:
@@ -69,14 +74,14 @@ async def _read_all(request: web.Request, max_bytes: int) -> bytes:
         raise ApiError("canceled", "The client went away.") from None
     except DAMAGE as error:
         raise ApiError("invalid_request", "The body ended early or its encoding is damaged.") from error
-    return bytes(data)
+    return data
 
 
-def _parse_json(data: bytes) -> TryonRequest:
+def _parse_json(data: bytearray) -> TryonRequest:
     return parse(_loads(data))
 
 
-def _parse_instances(data: bytes) -> list[TryonRequest]:
+def _parse_instances(data: bytearray) -> list[TryonRequest]:
     document = _loads(data)
     instances = document.get("instances") if isinstance(document, dict) else None
     common = document.get("parameters") or {} if isinstance(document, dict) else {}
@@ -85,16 +90,29 @@ def _parse_instances(data: bytes) -> list[TryonRequest]:
     return [parse({**common, **fields} if isinstance(fields, dict) else fields) for fields in instances]
 
 
-def _loads(data: bytes) -> Any:
-    marks = 0
-    for start in range(0, len(data), 2**20):
-        marks += sum(data.count(mark, start, start + 2**20) for mark in b",[{")
-        if marks > JSON_MARKS_LIMIT:
-            raise ApiError("invalid_request", "The body has far more values than a request.")
+def _loads(data: bytearray) -> Any:
+    """The document in `data`, with strings of base64 as the bytes they stand for where they are long.
+
+    These are all but the whole body: it is parsed without them, in a fifth of the time.
+    """
+    tokens, lifted = data.split(b'"', 2 * JSON_MARKS_LIMIT), {}
+    if b"\\" not in data:  # so that every second token is a string
+        for index in range(1, len(tokens), 2):
+            if len(tokens[index]) > LONG_STRING:
+                with contextlib.suppress(binascii.Error):
+                    lifted[f"\0{index}"] = pybase64.b64decode(tokens[index], validate=True)
+                    tokens[index] = b"\\u0000%d" % index  # what no other string is
+        data = b'"'.join(tokens)
+    if len(data.translate(None, NO_JSON_MARKS)) > JSON_MARKS_LIMIT:
+        raise ApiError("invalid_request", "The body has far more values than a request.")
     try:
-        return json.loads(data)
+        return json.loads(data, object_hook=lambda found: {key: _landed(value, lifted) for key, value in found.items()})
     except (ValueError, RecursionError):
         raise ApiError("invalid_request", "The body is not JSON.") from None
+
+
+def _landed(value: Any, lifted: dict[str, bytes]) -> Any:
+    return lifted.get(value, value) if isinstance(value, str) else value
 
 
 class _FewLines:

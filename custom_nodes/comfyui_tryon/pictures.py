@@ -1,9 +1,11 @@
 """Pictures as bytes, to and from pixels."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from .errors import ApiError
@@ -15,8 +17,11 @@ MAX_SIDE = 16_384
 WHITE = (255, 255, 255, 255)
 SRGB = ImageCms.createProfile("sRGB")
 
-# zlib's fastest level: twice the size of its slowest, at a tenth of the time
-PNG_LEVEL = 1
+# ISA-L's deflate and one filter for all rows: a sixth of the time that Pillow takes at zlib's fastest level, for a file
+# as large (a photograph of 768 x 1024: 6 ms, not 40); at zlib's default level it would be a tenth smaller, for 130 ms.
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_LEVEL = 2
+PNG_FILTER_UP = 2
 
 
 def decode(data: bytes, field: str, max_pixels: int) -> np.ndarray:
@@ -55,9 +60,10 @@ def decode(data: bytes, field: str, max_pixels: int) -> np.ndarray:
 
 def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
     """Encodes uint8 (H, W, 3) RGB as png, jpeg or webp; `quality` 1 to 100 applies to the last two."""
+    if output_format == "png":
+        return _png(pixels)
     buffer = io.BytesIO()
-    options = {"png": {"compress_level": PNG_LEVEL}, "jpeg": {"quality": quality}, "webp": {"quality": quality}}
-    Image.fromarray(pixels).save(buffer, output_format.upper(), **options[output_format])
+    Image.fromarray(pixels).save(buffer, output_format.upper(), quality=quality)
     return buffer.getvalue()
 
 
@@ -71,6 +77,22 @@ def encode_preview(image: Image.Image, quality: int) -> bytes:
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W, 3) resized to `size` (width, height) with Lanczos."""
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = PNG_FILTER_UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, PNG_LEVEL)), (b"IEND", b""))
+    parts = [PNG_SIGNATURE]
+    for kind, data in chunks:
+        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
+    return b"".join(parts)
 
 
 def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:

@@ -1,10 +1,10 @@
 """The request and the reply, as the models that validate them and that the OpenAPI document is made from."""
 
-import base64
 import binascii
 import re
 from typing import Annotated, Any, Literal
 
+import pybase64
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -36,12 +36,12 @@ def _picture(value: Any) -> bytes:
     head = DATA_URI.match(value[:256])
     text = value[head.end() :] if head else value
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         pass
     try:
         plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
-        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+        return pybase64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise PydanticCustomError(
             "picture", "is not base64; send the picture's bytes in base64 or as a data URI"
