@@ -68,7 +68,7 @@ has_gpu() { [ -e /dev/nvidiactl ] || [ -e /dev/kfd ] || [ "$(uname -s)" = Darwin
 
 has_packages() {
   "$1" - torch torchvision diffusers transformers safetensors huggingface_hub aiohttp pydantic_settings \
-    prometheus_client scipy PIL >/dev/null 2>&1 <<'EOF'
+    prometheus_client scipy PIL isal pybase64 >/dev/null 2>&1 <<'EOF'
 import importlib.util, sys
 sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 EOF
