@@ -152,10 +152,12 @@ def test_a_seed_is_the_same_picture_alone_and_among_others(pipeline, case, toget
 
 
 def test_which_pictures_share_a_batch_depends_on_their_size_alone():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
     sizes = (384, 512), (768, 1024), (2048, 2048)
-    assert [pictures_together(*size, element_size=2) for size in sizes] == [8, 2, 1]
-    assert working_memory(768, 1024, 2, count=4) == working_memory(768, 1024, 2)
-    assert working_memory(384, 512, 2, count=4) > working_memory(384, 512, 2)
+    assert [pictures_together(*size, 2, cuda) for size in sizes] == [8, 2, 1]
+    assert [pictures_together(*size, 2, cpu) for size in sizes] == [1, 1, 1]
+    assert working_memory(768, 1024, 2, cuda, count=4) == working_memory(768, 1024, 2, cuda)
+    assert working_memory(384, 512, 2, cuda, count=4) > working_memory(384, 512, 2, cuda)
 
 
 def test_the_loop_never_waits_for_the_device(pipeline):

@@ -145,7 +145,7 @@ class CatVTON:
 
         model = _held_model(pipe, CatVTONPipeline, "pipe", "Load CatVTON Pipeline")
         element_size = next(model.unet.parameters()).element_size()
-        engine().load(pipe, working_memory(width, height, element_size, batch_size))
+        engine().load(pipe, working_memory(width, height, element_size, engine().device(), batch_size))
         report = engine().progress(steps * batch_size)
         images = model(
             _to_pil(target_image, "target_image"),

@@ -78,7 +78,7 @@ def load_pipeline(
     _fuse_projections(unet, weights, dtype)
     _fill(unet, weights, weights_path, dtype)
     if compile:
-        unet.to(memory_format=torch.channels_last).compile()
+        unet.to(memory_format=torch.channels_last).compile(dynamic=False)
 
     autoencoder = _empty_model(AutoencoderKL, vae)
     weights_path = _weights_file(vae, dtype)

@@ -32,8 +32,8 @@ POSTERIOR_STREAM = 1 << 63
 
 # Activations in elements a pixel of the result, upper estimates: the VAE's, and the UNet's for one guided picture
 VAE_ACTIVATIONS, UNET_ACTIVATIONS = 1536, 640
-# Pictures are denoised together up to this many bytes of the UNet's activations. It is fixed, because which pictures
-# share a batch decides how their numbers are rounded, and a request is to give the same bytes whatever else is loaded.
+# On a GPU pictures are denoised together up to this many bytes of the UNet's activations. It is fixed, because which
+# pictures share a batch decides how they are rounded, and a request is to give the same bytes whatever else is loaded.
 TOGETHER = 2**31
 
 # What one unit of each Stable Diffusion 1 latent channel adds to red, green and blue in [-1, 1]; fitted, approximate
@@ -100,7 +100,8 @@ class CatVTONPipeline(torch.nn.Module):
         check_inputs(num_inference_steps, seeds, width, height)
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
-        together = pictures_together(width, height, next(self.unet.parameters()).element_size())
+        weight = next(self.unet.parameters())
+        together = pictures_together(width, height, weight.element_size(), weight.device)
         with torch.inference_mode():
             conditions = self.encode(
                 image_to_tensor(resize_and_crop(person.convert("RGB"), size)),
@@ -240,14 +241,16 @@ def make_scheduler(name: str) -> Any:
     return getattr(diffusers, SCHEDULERS[name]).from_config(published.config)
 
 
-def pictures_together(width: int, height: int, element_size: int) -> int:
-    """How many pictures of a size are denoised in one batch."""
+def pictures_together(width: int, height: int, element_size: int, device: torch.device) -> int:
+    """How many pictures of a size are denoised in one batch; one where a batch is no faster."""
+    if device.type != "cuda":
+        return 1
     return max(1, TOGETHER // (width * height * element_size * UNET_ACTIVATIONS))
 
 
-def working_memory(width: int, height: int, element_size: int, count: int = 1) -> int:
+def working_memory(width: int, height: int, element_size: int, device: torch.device, count: int = 1) -> int:
     """Bytes that sampling `count` pictures needs beside the weights, an upper estimate."""
-    together = min(count, pictures_together(width, height, element_size))
+    together = min(count, pictures_together(width, height, element_size, device))
     return width * height * element_size * max(VAE_ACTIVATIONS, together * UNET_ACTIVATIONS)
 
 
