@@ -7,23 +7,23 @@ everywhere: the time does not depend on what they see.
 """
 
 import argparse
-import platform
+import json
 import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from common import median, report  # puts this project on the path
+
+# isort: split
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
-
 from comfyui_tryon.masker import LabelMaps, SchpDensePoseMasker
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose
 from comfyui_tryon.masker.schp import Schp
+from models import machine
 
 WIDTH, HEIGHT = 768, 1024
 
@@ -56,19 +56,7 @@ def median_ms(work: Callable[[], object], repeat: int) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        model = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), model
-        )
-    return f"{model}, {torch.get_num_threads()} threads"
+    return 1000 * median(times)
 
 
 def main() -> None:
@@ -86,23 +74,19 @@ def main() -> None:
     person = np.stack([x % 256, y % 256, (x + y) % 256], -1).astype(np.uint8)
     pixels, maps = torch.tensor(person, device=device), figure()
 
-    print(f"{machine(device)}; torch {torch.__version__}, {dtype}; {WIDTH} x {HEIGHT}, median of {arguments.repeat}")
     stages = {
         "DensePose": lambda: masker.densepose.parse(person),
         "SCHP ATR": lambda: masker.atr.parse(pixels).cpu(),
         "SCHP LIP": lambda: masker.lip.parse(pixels).cpu(),
         "mask logic": lambda: agnostic_mask(maps, "overall"),
     }
-    total = 0.0
-    for name, work in stages.items():
-        milliseconds = median_ms(work, arguments.repeat)
-        total += milliseconds
-        print(f"{name:12}{milliseconds:10.1f} ms")
-    print(f"{'a picture':12}{total:10.1f} ms")
-    if device == "cuda":
-        print(f"peak memory  {torch.cuda.max_memory_allocated() / 2**20:8.0f} MB on the GPU")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(f"peak memory  {peak:8.0f} MB of the process")
+    milliseconds = {name: median_ms(work, arguments.repeat) for name, work in stages.items()}
+    milliseconds["a picture"] = sum(milliseconds.values())
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident
+    print(json.dumps(machine()))
+    rows = [{"stage": name, "ms": f"{value:.1f}"} for name, value in milliseconds.items()]
+    report("masker", rows, machine=machine(), dtype=dtype, size=[WIDTH, HEIGHT], peak_bytes=peak)
 
 
 if __name__ == "__main__":

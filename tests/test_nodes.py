@@ -1,9 +1,12 @@
 """The nodes' interface: names, inputs and outputs of the published pack, and what ours promise."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from comfyui_tryon import jobs, nodes
+from comfyui_tryon.catvton.pipeline import SCHEDULERS
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 PUBLISHED = {
@@ -24,6 +27,18 @@ def test_published_nodes_keep_their_inputs_and_outputs(name):
     cls = NODE_CLASS_MAPPINGS[name]
     assert list(cls.INPUT_TYPES()["required"]) == required
     assert list(cls.RETURN_TYPES) == types and list(cls.RETURN_NAMES) == names
+
+
+def test_an_absent_optional_input_has_the_value_that_the_web_page_shows():
+    for cls in NODE_CLASS_MAPPINGS.values():
+        parameters = inspect.signature(getattr(cls, cls.FUNCTION)).parameters
+        for name, spec in cls.INPUT_TYPES().get("optional", {}).items():
+            shown = spec[1].get("default") if len(spec) > 1 else None
+            assert parameters[name].default == shown, f"{cls.__name__}.{name}"
+
+
+def test_the_node_offers_the_samplers_schedulers():
+    assert list(SCHEDULERS) == NODE_CLASS_MAPPINGS["CatVTON"].INPUT_TYPES()["optional"]["scheduler"][0]
 
 
 def test_every_node_has_a_name_a_description_and_the_category():
