@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import logging
 import math
@@ -151,6 +152,7 @@ class Server:
             logger.exception("The warm-up failed. Mend the cause above and start again.")
             self._health.fail(f"warm-up failed: {reason}")
             return
+        _spare_the_collector()
         self._health.warmed()
         logger.info("Ready on port %d", self._settings.port)
         if notice := weights.demo_notice():
@@ -206,6 +208,16 @@ async def _send(request: web.Request, response: web.StreamResponse) -> None:
         elif request.transport is not None:
             request.transport.set_write_buffer_limits(0)
             await request.writer.drain()
+
+
+def _spare_the_collector() -> None:
+    """Takes what is there now, half a million objects of imported code, out of Python's garbage collection.
+
+    ComfyUI starts a full one every ten seconds, which held up everything, /ping too, for a quarter of a second. A model
+    that is dropped later is in no cycle, and is freed as before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _stop() -> None:
