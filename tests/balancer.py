@@ -28,7 +28,7 @@ from hosts import ROOT, free_port
 
 HAPROXY = os.environ.get("HAPROXY") or shutil.which("haproxy")
 BACKENDS = ("tryon", "cancel", "rest")
-READY_TIMEOUT_S = 120
+READY_TIMEOUT_S = 240
 
 
 @dataclass
@@ -163,7 +163,7 @@ def main() -> None:
         "width": 192,
         "height": 256,
     }
-    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_MAX_QUEUE": "1"}
+    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_MAX_QUEUE": "1", "TRYON_WARMUP": "0"}
     with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment) as running:
         first, second, _ = running.workers.values()
 
