@@ -10,7 +10,8 @@ output.png}). Errors are averaged over the pictures; `another seed` is for scale
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import report  # puts this project on the path
@@ -18,7 +19,7 @@ from common import report  # puts this project on the path
 # isort: split
 
 import numpy as np
-from comfyui_tryon.catvton import load_pipeline
+from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline
 from comfyui_tryon.demo.drawing import draw_pair
 from models import demo_pipeline, folders, machine, psnr, ssim
 from PIL import Image
@@ -42,13 +43,21 @@ CHOICES = (
 )
 
 Sample = Callable[..., np.ndarray]
+PASSES: Counter[str] = Counter()  # pictures that went through a UNet; a guided step is two
+
+
+def counted(pipeline: CatVTONPipeline) -> CatVTONPipeline:
+    pipeline.unet.register_forward_pre_hook(lambda module, inputs: PASSES.update(passes=len(inputs[0])))
+    return pipeline
 
 
 def table(cases: list[tuple[Sample, int, np.ndarray | None]]) -> list[dict[str, str]]:
     """A row for each choice. A case: how to sample it, its steps, and its true picture."""
     exact = [sample(steps=steps) for sample, steps, _ in cases]
-    rows = [scores("another seed", cases, exact, [sample(steps=steps, other=True) for sample, steps, _ in cases], None)]
+    others = [sample(steps=steps, other=True) for sample, steps, _ in cases]
+    rows = [{"choice": "another seed", "UNet passes": "", "seconds": ""} | scores(cases, exact, others)]
     for scheduler, part, (start, end) in CHOICES:
+        PASSES.clear()
         results, started = [], time.perf_counter()
         for sample, steps, _ in cases:
             count = max(2, round(part * steps))
@@ -56,24 +65,31 @@ def table(cases: list[tuple[Sample, int, np.ndarray | None]]) -> list[dict[str, 
         seconds = (time.perf_counter() - started) / len(cases)
         steps = "/".join(str(max(2, round(part * steps))) for steps in dict.fromkeys(case[1] for case in cases))
         guided = "" if (start, end) == (0, 1) else f", guided {start:g} to {end:g}"
-        rows.append(scores(f"{scheduler}, {steps} steps{guided}", cases, exact, results, seconds))
+        name = f"{scheduler}, {steps} steps{guided}"
+        cost = {"choice": name, "UNet passes": f"{PASSES.total() / len(cases):.0f}", "seconds": f"{seconds:.1f}"}
+        rows.append(cost | scores(cases, exact, results))
     return rows
 
 
-def scores(name: str, cases: list, exact: list, results: list, seconds: float | None) -> dict[str, str]:
-    row = {"choice": name, "seconds": "" if seconds is None else f"{seconds:.1f}"}
-    level = psnr(np.stack(results), np.stack(exact))
-    row["PSNR dB"] = "exact" if np.isinf(level) else f"{level:.1f}"
-    row["SSIM"] = f"{np.mean([ssim(result, wanted) for result, wanted in zip(results, exact)]):.3f}"
+def scores(cases: list, exact: list, results: list) -> dict[str, str]:
+    level = psnr(flat(results), flat(exact))
+    row = {
+        "PSNR dB": "exact" if np.isinf(level) else f"{level:.1f}",
+        "SSIM": f"{np.mean([ssim(result, wanted) for result, wanted in zip(results, exact)]):.3f}",
+    }
     truth = [(result, case[2]) for result, case in zip(results, cases) if case[2] is not None]
     if truth:
-        row["PSNR dB to the truth"] = f"{psnr(*map(np.stack, zip(*truth))):.1f}"
+        row["PSNR dB to the truth"] = f"{psnr(*map(flat, zip(*truth))):.1f}"
         row["SSIM to the truth"] = f"{np.mean([ssim(*pair) for pair in truth]):.3f}"
     return row
 
 
+def flat(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([picture.ravel() for picture in pictures])
+
+
 def demo_cases(count: int) -> list[tuple[Sample, int, np.ndarray]]:
-    pipeline = demo_pipeline()
+    pipeline = counted(demo_pipeline())
 
     def case(seed: int) -> tuple[Sample, int, np.ndarray]:
         pair = draw_pair(seed, WIDTH, HEIGHT)
@@ -100,7 +116,7 @@ def demo_cases(count: int) -> list[tuple[Sample, int, np.ndarray]]:
 def parity_cases(folder: Path) -> list[tuple[Sample, int, None]]:
     def case(path: Path) -> tuple[Sample, int, None]:
         settings = json.loads((path / "case.json").read_text())
-        pipeline = load_pipeline(*folders(folder / "checkpoint"), attention_version=settings["version"])
+        pipeline = counted(load_pipeline(*folders(folder / "checkpoint"), attention_version=settings["version"]))
         pictures = [Image.open(path / f"{name}.png") for name in ("person", "garment", "mask")]
 
         def sample(steps: int, other: bool = False, **options) -> np.ndarray:

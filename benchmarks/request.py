@@ -19,6 +19,7 @@ from common import median, report, timed  # puts this project on the path
 
 import numpy as np
 import torch
+import torchvision.ops  # noqa: F401  # its seconds of import are no part of a request
 from comfyui_tryon import pictures
 from comfyui_tryon.catvton import CatVTONPipeline, images, load_pipeline
 from comfyui_tryon.demo.drawing import draw_pair
