@@ -1,4 +1,4 @@
-"""A node pack that notes when each node and each image codec of a request works, in the file that SPANS names."""
+"""A node pack that notes when each node, each image codec and the executor work, in the file that SPANS names."""
 
 import functools
 import inspect
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import execution
 import nodes
 from aiohttp import web
 from server import PromptServer
@@ -37,6 +38,7 @@ async def watch(app: web.Application) -> None:
         method = inspect.getattr_static(cls, cls.FUNCTION)
         measured = spanned("node", name, getattr(method, "__func__", method))
         setattr(cls, cls.FUNCTION, classmethod(measured) if isinstance(method, classmethod) else measured)
+    execution.PromptExecutor.execute = spanned("host", "executor", execution.PromptExecutor.execute)
     pictures = next(module for name, module in sys.modules.items() if name.endswith("comfyui_tryon.pictures"))
     for name in CODECS:
         setattr(pictures, name, spanned("codec", name, getattr(pictures, name)))
