@@ -174,8 +174,9 @@ def build(context: Path, hub: Hub, *options: str) -> subprocess.CompletedProcess
     with tempfile.NamedTemporaryFile("w") as token:
         token.write(hub.token)
         token.flush()
-        command = ["buildah", "build", "--isolation=chroot", "--pull-never", "--format=docker", "--layers", "--force-rm"]
-        command += [f"--secret=id=hf_token,src={token.name}", f"--build-arg=HF_ENDPOINT={hub.url}", *options]
+        command = ["buildah", "build", "--isolation=chroot", "--pull-never", "--format=docker", "--layers"]
+        command += ["--force-rm", f"--secret=id=hf_token,src={token.name}", f"--build-arg=HF_ENDPOINT={hub.url}"]
+        command += options
         print("$", shlex.join([*command, str(context)]), flush=True)
         return subprocess.run([*command, context], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
