@@ -3,13 +3,13 @@
 import hashlib
 import json
 import sys
-import warnings
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_tryon.catvton.checkpoint import load_pipeline
+import torch
+from comfyui_tryon.catvton.checkpoint import CheckpointError, load_pipeline
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.demo.drawing import UPPER, draw_pair
 from comfyui_tryon.masker.segformer import SegformerMasker
@@ -64,31 +64,25 @@ def test_writing_again_changes_nothing_and_repairs_an_older_folder(folder, tmp_p
     marker = (folder / checkpoint.MARKER).stat().st_mtime_ns
     checkpoint.write(folder)
     assert (folder / checkpoint.MARKER).stat().st_mtime_ns == marker
-    (tmp_path / checkpoint.MARKER).write_text(json.dumps({"weights": "random", "version": "older"}))
+    (tmp_path / checkpoint.MARKER).write_text(json.dumps({"version": "older"}))
     checkpoint.write(tmp_path)
     assert digests(tmp_path) == before
 
 
-def test_the_marker_says_what_the_weights_are(folder, tmp_path):
-    assert checkpoint.kind(folder) == ("trained" if checkpoint.trained() else "random")
-    assert checkpoint.kind(tmp_path) is None
+def test_the_folder_is_known_as_the_demos(folder, tmp_path):
+    assert checkpoint.is_demo(folder)
+    assert not checkpoint.is_demo(tmp_path)
 
 
-def test_random_values_depend_on_the_name_alone():
-    values = checkpoint.random_tensor("unet", "conv_in.weight", (4, 3, 3, 3))
-    assert np.array_equal(values, checkpoint.random_tensor("unet", "conv_in.weight", (4, 3, 3, 3)))
-    assert not np.array_equal(values, checkpoint.random_tensor("vae", "conv_in.weight", (4, 3, 3, 3)))
-    assert hashlib.sha256(values.round(3).tobytes()).hexdigest()[:8] == "4c16aa84"
+def test_the_files_are_small():
+    assert sum(path.stat().st_size for path in checkpoint.WEIGHTS.glob("*.safetensors")) <= 12_000_000
 
 
-# What trained weights must do
+# What the weights must do
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    if not checkpoint.trained():
-        warnings.warn("NO TRAINED DEMO WEIGHTS: their scores are not tested. Run training/train.py.", stacklevel=1)
-        pytest.skip("no trained demo weights; run training/train.py")
     drawn = (draw_pair(evaluate.FIRST_SEED + index, 192, 256) for index in range(100))
     return list(islice((pair for pair in drawn if pair.cloth_type == "upper"), evaluate.CHOICES))
 
@@ -99,7 +93,8 @@ def right(pairs, folder):
 
 
 def score(pipeline, pairs) -> dict[str, float]:
-    return evaluate.scores(pairs, evaluate.results(pipeline, pairs, num_inference_steps=STEPS, mask_blur=0))
+    options = {"num_inference_steps": STEPS, "guidance_scale": 1.5, "mask_blur": 0}
+    return evaluate.scores(pairs, evaluate.results(pipeline, pairs, **options))
 
 
 def collapsed(wrong: dict[str, float], right: dict[str, float]) -> bool:
@@ -122,9 +117,57 @@ def test_the_parser_finds_what_is_worn(pairs, folder):
     assert np.mean(found) > 0.85
 
 
-def test_without_the_attention_file_the_scores_collapse(pairs, right, folder, tmp_path):
+def without_attention_file(folder: Path, tmp_path: Path):
+    """The base model's own self-attention in the attention file's place."""
     unet = load_file(folder / checkpoint.BASE / "unet" / "diffusion_pytorch_model.safetensors")
+    return with_attention(folder, tmp_path, {key: unet[name] for key, name in checkpoint.attention_keys(unet).items()})
+
+
+def up_blocks_backwards(folder: Path, tmp_path: Path):
+    """The attention of the up blocks of each width in the reverse order."""
+    attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
+    places = {}
+    for key in range(48, 120, 8):
+        places.setdefault(attention[f"{key}.to_q.weight"].shape, []).append(key)
+    order = {key: other for keys in places.values() for key, other in zip(keys, reversed(keys))}
+    return with_attention(folder, tmp_path, moved(attention, order))
+
+
+def moved(attention: dict[str, np.ndarray], order: dict[int, int]) -> dict[str, np.ndarray]:
+    """The tensors of each module under another's key."""
+    split = {key: key.partition(".") for key in attention}
+    return {f"{order.get(int(place), place)}.{name}": attention[key] for key, (place, _, name) in split.items()}
+
+
+def cross_attention_removed_whole(folder: Path, tmp_path: Path):
+    """Without the pass-through that adds `norm2(h)` to `h`."""
+    pipeline = load(folder)
+    for name in [name for name, _ in pipeline.unet.named_modules() if name.endswith(".attn2")]:
+        pipeline.unet.set_submodule(name, Nothing())
+    return pipeline
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return torch.zeros_like(hidden_states)
+
+
+def with_attention(folder: Path, tmp_path: Path, attention: dict[str, np.ndarray]):
     path = tmp_path / checkpoint.ATTENTION
     path.parent.mkdir(parents=True)
-    save_file({key: unet[name] for key, name in checkpoint.attention_keys(unet).items()}, path)
-    assert collapsed(score(load(folder, tmp_path), pairs), right)
+    save_file(attention, path)
+    return load(folder, tmp_path)
+
+
+WRONG = [without_attention_file, up_blocks_backwards, cross_attention_removed_whole]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda pipeline: pipeline.__name__)
+def test_in_a_wrong_pipeline_the_scores_collapse(wrong, pairs, right, folder, tmp_path):
+    assert collapsed(score(wrong(folder, tmp_path), pairs), right)
+
+
+def test_the_mid_block_before_the_up_blocks_is_refused(folder, tmp_path):
+    attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
+    with pytest.raises(CheckpointError, match="another base model"):
+        with_attention(folder, tmp_path, moved(attention, {120: 48, **{key: key + 8 for key in range(48, 120, 8)}}))

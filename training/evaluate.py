@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=int, default=24, help="results on the contact sheet")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--mask-blur", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "training" / "output")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,22 @@ SEED = 7
 SHARDS = 48
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 8, 8e-4
 PARSER_PAIRS, PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 1024, 1200, 8, 1.5e-3
-SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 400, 4, 1e-3
+SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1200, 4, 1e-3
 LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the picture
-UNET_STAGES = {"half": (2, 1000, 32, 1.2e-3), "full": (1, 400, 8, 5e-4)}  # reduction, steps, batch, learning rate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the UNet's training: pictures at 1/reduction of their size, from that many shards."""
+
+    reduction: int
+    shards: int
+    steps: int
+    batch: int
+    rate: float
+
+
+UNET_STAGES = {"half": Stage(2, SHARDS, 1800, 32, 2e-3), "full": Stage(1, 16, 1600, 8, 1e-3)}
 GARMENT_DROPOUT = 0.1
 SAVE_EVERY, SHOW_EVERY = 100, 500
 
@@ -280,13 +294,13 @@ def sharpen(vae: torch.nn.Module) -> None:
 # Latents
 
 
-def encode_all(vae: torch.nn.Module, reduction: int) -> dict[str, torch.Tensor]:
+def encode_all(vae: torch.nn.Module, reduction: int, shards: int) -> dict[str, torch.Tensor]:
     """Every pair's posterior means, unscaled: masked, garment, worn float16 (n, 4, h, w); mask uint8 (n, 1, h, w)."""
     path = OUTPUT / f"latents-{reduction}.pt"
     if path.is_file():
         return torch.load(path)
     parts: dict[str, list[torch.Tensor]] = {"masked": [], "garment": [], "worn": [], "mask": []}
-    for shard in range(SHARDS):
+    for shard in range(shards):
         rows = data.load_shard(OUTPUT / "pairs", shard)
         for start in range(0, len(rows), 16):
             pictures, masks = pixels(rows[start : start + 16])
@@ -298,7 +312,7 @@ def encode_all(vae: torch.nn.Module, reduction: int) -> dict[str, torch.Tensor]:
             for name, index in (("masked", data.PERSON), ("garment", data.GARMENT), ("worn", data.WORN)):
                 parts[name].append(latents[:, index].half())
             parts["mask"].append(masks[..., ::8, ::8].byte())
-        say(f"latents-{reduction} {shard + 1}/{SHARDS}")
+        say(f"latents-{reduction} {shard + 1}/{shards}")
     latents = {name: torch.cat(tensors) for name, tensors in parts.items()}
     torch.save(latents, path)
     return latents
@@ -317,13 +331,36 @@ def new_unet() -> torch.nn.Module:
             unet.set_submodule(name, PassThrough())
     with torch.no_grad():  # every branch starts at zero
         for name, parameter in unet.named_parameters():
-            if ".conv2." in name or ".proj_out." in name or name.startswith("conv_out."):
+            if ".conv2." in name or ".proj_out." in name:
                 parameter.zero_()
+        start_as_identity(unet)
     return unet
 
 
+def start_as_identity(unet: torch.nn.Module) -> None:
+    """Let the first prediction be the noisy latents themselves, which at high noise is nearly the noise.
+
+    What is left to learn is what the picture adds, instead of how to carry noise through norms and activations: the
+    first convolution's features are carried to the last one by the last skip connection as pairs x and -x, since
+    silu(x) - silu(-x) = x, and a group norm leaves latents, whose variance is 1, as they are.
+    """
+    pairs = torch.stack([torch.eye(4), -torch.eye(4)], 1).flatten(0, 1)  # (8, 4)
+    unet.conv_in.weight[:8], unet.conv_in.bias[:8] = 0, 0
+    unet.conv_in.weight[:8, :4, 1, 1] = pairs
+    last = unet.up_blocks[-1].resnets[-1].conv_shortcut
+    last.weight[:8], last.bias[:8] = 0, 0
+    carried = last.in_channels - unet.conv_in.out_channels
+    last.weight[:8, carried : carried + 8, 0, 0] = torch.eye(8)
+    unet.conv_out.weight.zero_()
+    unet.conv_out.weight[:, :8, 1, 1] = pairs.T
+    unet.conv_out.bias.zero_()
+
+
 def unet_loss(unet: torch.nn.Module, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
-    """Epsilon error, heavier at high noise (up to 8 times, for the colours), in the mask, and on the person's half."""
+    """Epsilon error, mostly in the mask, where it is weighed as the error of the picture that it stands for.
+
+    That is 1 / alpha times heavier: at high noise the picture is decided, and epsilon says next to nothing of it.
+    """
     garment, mask = batch["garment"], batch["mask"]
     clean = torch.cat([batch["worn"], garment], 2)
     kept = (torch.rand(len(mask), 1, 1, 1) >= GARMENT_DROPOUT).float()
@@ -335,30 +372,29 @@ def unet_loss(unet: torch.nn.Module, batch: dict[str, torch.Tensor], alphas: tor
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     with torch.autocast("cpu", torch.bfloat16):
         predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample
-    weight = torch.cat([1 + 2 * mask, torch.full_like(mask, 0.3)], 2) * (1 / alpha).clamp(max=8)
+    weight = torch.cat([0.2 + 2 * mask, torch.full_like(mask, 0.1)], 2) * (1 / alpha).clamp(max=40)
     return (weight * (predicted.float() - noise) ** 2).mean()
 
 
-def train_unet(
-    stage: str, latents: dict[str, torch.Tensor], vae: torch.nn.Module, start: dict | None
-) -> torch.nn.Module:
+def train_unet(name: str, vae: torch.nn.Module, start: dict | None) -> torch.nn.Module:
     """One stage, from the weights `start`; samples go to `output`."""
     from diffusers import DDIMScheduler
 
-    _, steps, size, rate = UNET_STAGES[stage]
+    stage = UNET_STAGES[name]
+    latents = encode_all(vae, stage.reduction, stage.shards)
     unet = new_unet()
     if start:
         unet.load_state_dict(start)
-    run = Run(f"unet-{stage}", unet, steps, rate, 0.995)
+    run = Run(f"unet-{name}", unet, stage.steps, stage.rate, 0.995)
     alphas = DDIMScheduler.from_config(checkpoint.SCHEDULER_CONFIG).alphas_cumprod
     scale = vae.config.scaling_factor
     while run.step < run.steps:
         torch.manual_seed(SEED + run.step)
-        rows = torch.randint(len(latents["mask"]), (size,))
-        batch = {name: tensor[rows].float() * (1 if name == "mask" else scale) for name, tensor in latents.items()}
+        rows = torch.randint(len(latents["mask"]), (stage.batch,))
+        batch = {key: tensor[rows].float() * (1 if key == "mask" else scale) for key, tensor in latents.items()}
         run.update(unet_loss(run.model, batch, alphas))
         if run.step % SHOW_EVERY == 0 or run.step == run.steps:
-            show(run, vae, UNET_STAGES[stage][0])
+            show(run, vae, stage.reduction)
     return run.averaged()
 
 
@@ -423,10 +459,8 @@ def main() -> None:
     drawing = dict(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True)
     multiprocessing.get_context("spawn").Process(**drawing).start()
     vae = train_vae()
-    half = encode_all(vae, UNET_STAGES["half"][0])
-    unet = train_unet("half", half, vae, None)
-    full = encode_all(vae, UNET_STAGES["full"][0])
-    unet = train_unet("full", full, vae, unet.state_dict())
+    unet = train_unet("half", vae, None)
+    unet = train_unet("full", vae, unet.state_dict())
     sharpen(vae)
     export(vae, unet, train_parser())
 

@@ -27,10 +27,10 @@ UNET_CONFIG = {
     "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [32, 64, 80, 80],
+    "block_out_channels": [32, 80, 80, 80],
     "layers_per_block": 2,
     "norm_num_groups": 8,
-    "attention_head_dim": [1, 2, 4, 4],
+    "attention_head_dim": [1, 2, 2, 2],
     "cross_attention_dim": 16,
 }
 VAE_CONFIG = {
