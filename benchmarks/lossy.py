@@ -4,7 +4,7 @@
 
 With the demo's trained weights on pictures that the project draws, where the true picture is known too; with --parity
 also on results of the published code (FOLDER/checkpoint and FOLDER/*/{case.json,person.png,garment.png,mask.png,
-output.png}). Errors are averaged over the pictures; `another seed` is for scale.
+output.png}). Errors are averaged over the pictures; `another seed` is for scale. Needs benchmarks/requirements.txt.
 """
 
 import argparse

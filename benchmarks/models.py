@@ -16,7 +16,6 @@ from comfyui_tryon.catvton import ATTENTION_FOLDERS, CatVTONPipeline, load_pipel
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.demo.drawing import draw_pair
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 UNET = {"in_channels": 9, "cross_attention_dim": 768}
 VAE = {
@@ -87,10 +86,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity of uint8 (H, W, 3) pictures (Wang et al., 2004): Gaussian window, sigma 1.5."""
-    blur = lambda plane: gaussian_filter(plane, (1.5, 1.5, 0), truncate=3.5)  # noqa: E731
-    a, b = a.astype(float), b.astype(float)
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b, covariance = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    index = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return float(index[5:-5, 5:-5].mean())
+    from skimage.metrics import structural_similarity
+
+    return structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
+    )
