@@ -120,18 +120,19 @@ def main() -> None:
     sent = bodies(PICTURES)
     size = sum(map(len, sent)) / len(sent) / 1e6
     endless = itertools.cycle(sent)
-    with tempfile.TemporaryDirectory() as scratch, servers(folder, Path(scratch)) as ports:
-        for port in ports.values():
-            latencies(port, endless, 5)
-        one = {name: [] for name in ports}
-        many = {name: [] for name in ports}
-        for _ in range(repeat):
-            for name, port in ports.items():
-                one[name] += latencies(port, endless, 10)
-        for _ in range(max(1, repeat // 2)):
-            for name, port in ports.items():
-                many[name].append(throughput(port, sent, 5))
-        spans = [json.loads(line) for line in (Path(scratch) / "spans").read_text().splitlines()]
+    with tempfile.TemporaryDirectory() as scratch:
+        with servers(folder, Path(scratch)) as ports:
+            for port in ports.values():
+                latencies(port, endless, 5)
+            one = {name: [] for name in ports}
+            many = {name: [] for name in ports}
+            for _ in range(repeat):
+                for name, port in ports.items():
+                    one[name] += latencies(port, endless, 10)
+            for _ in range(max(1, repeat // 2)):
+                for name, port in ports.items():
+                    many[name].append(throughput(port, sent, 5))
+        spans = json.loads((Path(scratch) / "spans").read_text())
 
     latency = {name: median([end - start for start, end in times]) for name, times in one.items()}
     rate = {name: median(rates) for name, rates in many.items()}

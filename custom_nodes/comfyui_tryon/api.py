@@ -163,7 +163,7 @@ class Api:
         seed = {"X-Seed": str(result.seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
-        content = await asyncio.to_thread(tryon.reply, request["id"], result)
+        content = await _reply(request["id"], result)
         return web.Response(body=content, content_type="application/json", headers=seed)
 
     async def _predict(self, request: web.Request) -> web.StreamResponse:
@@ -172,7 +172,7 @@ class Api:
         replies = []
         for number, fields in enumerate(await self._receive(request, body.read_instances)):
             job = Request(f"{request['id']}-{number}")
-            replies.append(await asyncio.to_thread(tryon.reply, job.id, await self._result(request, job, fields)))
+            replies.append(await _reply(job.id, await self._result(request, job, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
 
     async def _result(self, request: web.Request, job: Request, fields: TryonRequest) -> Result:
@@ -246,7 +246,7 @@ class Api:
         try:
             result = task.result()
             metrics.observe(result.stages, len(result.images))
-            content = await asyncio.to_thread(tryon.reply, request["id"], result)
+            content = await _reply(request["id"], result)
             return b"event: output\ndata: " + content + b"\n\n"
         except ApiError as error:
             request["outcome"] = error.code
@@ -263,6 +263,10 @@ def check_connected(request: web.Request) -> None:
     """Raises ApiError canceled when the client has gone away, of which a ComfyUI server does not tell its handlers."""
     if request.transport is None or request.transport.is_closing():
         raise ApiError("canceled", "The client went away.")
+
+
+async def _reply(request_id: str, result: Result) -> bytes:
+    return await body.off_loop_if_large(sum(map(len, result.images)), tryon.reply, request_id, result)
 
 
 async def _event_data(event: Status | Progress) -> list[tuple[str, dict[str, Any]]]:

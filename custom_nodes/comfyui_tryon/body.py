@@ -1,7 +1,8 @@
 """Reads a request's body, JSON or form, within its limit and off the event loop where it takes long."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -10,12 +11,16 @@ from pydantic_core import from_json
 from .errors import ApiError
 from .schema import TryonRequest, parse, unknown_field
 
+Value = TypeVar("Value")
+
 PICTURE_FIELDS = ("person_image", "garment_image", "mask_image")
 TEXT_FIELD_LIMIT = 4096
 MAX_INSTANCES = 4
 # A request has a few dozen of each. Millions would take seconds to parse, with the event loop waiting.
 JSON_MARKS_LIMIT = 1000
 FORM_LINES_LIMIT = 1000
+# Up to here the event loop is held for a millisecond at most, and a thread's two changes take longer than the work.
+AT_ONCE_BYTES = 4_000_000
 DAMAGE = (
     web.RequestPayloadError,
     HttpProcessingError,
@@ -35,7 +40,7 @@ async def read(request: web.Request, max_bytes: int) -> TryonRequest:
     """
     if request.content_type == "application/json":
         data = await _read_all(request, max_bytes)
-        return await asyncio.to_thread(_parse_json, data)
+        return await off_loop_if_large(len(data), _parse_json, data)
     if request.content_type == "multipart/form-data":
         return await asyncio.to_thread(parse, await _read_form(request, max_bytes))
     raise ApiError("unsupported_media_type", "Send application/json or multipart/form-data.")
@@ -47,7 +52,15 @@ async def read_instances(request: web.Request, max_bytes: int) -> list[TryonRequ
     Raises:
         ApiError
     """
-    return await asyncio.to_thread(_parse_instances, await _read_all(request, max_bytes))
+    data = await _read_all(request, max_bytes)
+    return await off_loop_if_large(len(data), _parse_instances, data)
+
+
+async def off_loop_if_large(size: int, function: Callable[..., Value], *args: Any) -> Value:
+    """`function(*args)`, which parses or writes `size` bytes: in a thread where it would hold the event loop up."""
+    if size > AT_ONCE_BYTES:
+        return await asyncio.to_thread(function, *args)
+    return function(*args)
 
 
 def _check_head(request: web.Request, max_bytes: int) -> None:

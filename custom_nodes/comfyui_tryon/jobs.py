@@ -1,7 +1,7 @@
 """Where a request's pictures wait for its nodes: a prompt carries only a token, never a picture."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclass
 class Job:
-    """The pictures of one request on their way in and out, uint8 RGB (H, W, 3)."""
+    """The pictures of one request on their way in, and who takes those on their way out; uint8 RGB (H, W, 3)."""
 
     pictures: dict[str, np.ndarray]
-    results: list[np.ndarray] = field(default_factory=list)
+    deliver: Callable[[np.ndarray], None]
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
 

@@ -390,7 +390,9 @@ class TryOnOutput:
     def deliver(self, images: torch.Tensor, token: str = "") -> dict:
         pixels = _pixels(images)
         if token:
-            jobs.find(token).results.extend(pixels[..., :3])
+            job = jobs.find(token)
+            for picture in pixels[..., :3]:
+                job.deliver(picture)
             return {"ui": {}}
         return {"ui": {"images": [_preview(picture) for picture in pixels]}}
 

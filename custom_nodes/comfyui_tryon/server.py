@@ -56,9 +56,13 @@ class Server:
         if request.path in HEALTH_PATHS and "Content-Encoding" not in request.headers:
             return await self._respond(request, handler)
         self._in_flight += 1
+        started = time.perf_counter()
         try:
             response = await self._respond(request, handler)
             await _send(request, response)
+            log.RequestLog(logger, request["id"]).info(
+                "%s %s -> %d in %.3f s", request.method, request.path, response.status, time.perf_counter() - started
+            )
             return response
         finally:
             self._in_flight -= 1
@@ -66,7 +70,6 @@ class Server:
     async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("X-Request-Id", "")
         request["id"] = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        started = time.perf_counter()
         try:
             response = await self._dispatch(request, handler)
         except ApiError as error:
@@ -82,11 +85,6 @@ class Server:
             )
         if not response.prepared:
             response.headers["X-Request-Id"] = request["id"]
-        if request.path not in HEALTH_PATHS:
-            spent = time.perf_counter() - started
-            log.RequestLog(logger, request["id"]).info(
-                "%s %s -> %d in %.3f s", request.method, request.path, response.status, spent
-            )
         return response
 
     async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,7 @@ class TryOn:
         self._signs_of_life: dict[Run, float] = {}
         self._device_fault: str | None = None
         self._execute_s = 10.0
+        self._codecs = ThreadPoolExecutor(thread_name_prefix="tryon-codec")
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -154,25 +156,32 @@ class TryOn:
 
     async def _answer(self, request: Request, fields: TryonRequest) -> Result:
         workflow = await self.workflow(fields.workflow or self._settings.workflow)
-        job = jobs.Job(await self._decode(fields))
-        decoded = time.perf_counter()
-        self._check_fit(workflow, fields, job)
+        self._check_fields(workflow, fields)
         seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
-        values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
-        with jobs.opened(job):
-            await self._execute(request, workflow, workflow.prompt(job.token, values))
-        if not job.results:
+        sizes: list[tuple[int, int]] = []
+        encoded: list[Future[bytes]] = []
+
+        def deliver(pixels: np.ndarray) -> None:
+            sizes.append((pixels.shape[1], pixels.shape[0]))
+            encoded.append(self._codecs.submit(pictures.encode, pixels, fields.output_format, fields.output_quality))
+
+        with jobs.opened(jobs.Job({}, deliver)) as job:
+            job.pictures, prompt = await asyncio.gather(
+                self._decode(fields), self._prompt(request, workflow, fields, job.token, seed)
+            )
+            decoded = time.perf_counter()
+            await self._execute(request, workflow, prompt)
+        if not encoded:
             request.log.error("workflow %s ended without a picture", workflow.name)
             raise ApiError(
                 "workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator."
             )
-        images, _ = await asyncio.gather(
-            asyncio.gather(*(self._encode(pixels, fields) for pixels in job.results)), request.run.forgotten
-        )
+        images = [await asyncio.wrap_future(image) for image in encoded]
+        await request.run.forgotten
         done = time.perf_counter()
         return Result(
             images=images,
-            sizes=[(pixels.shape[1], pixels.shape[0]) for pixels in job.results],
+            sizes=sizes,
             seed=seed,
             workflow=workflow,
             timings=Timings(
@@ -207,15 +216,17 @@ class TryOn:
             for name in ("person_image", "garment_image", "mask_image")
             if (data := getattr(fields, name)) is not None
         }
-        decoded = await asyncio.gather(
-            *(
-                asyncio.to_thread(pictures.decode, data, name, self._settings.max_pixels)
-                for name, data in uploads.items()
-            )
-        )
-        return dict(zip(uploads, decoded))
+        decoding = [
+            self._codecs.submit(pictures.decode, data, name, self._settings.max_pixels)
+            for name, data in uploads.items()
+        ]
+        decoded = await asyncio.gather(*map(asyncio.wrap_future, decoding))
+        images = dict(zip(uploads, decoded))
+        if "mask_image" in images:
+            images["mask_image"] = await asyncio.to_thread(_fit_mask, images["mask_image"], images["person_image"])
+        return images
 
-    def _check_fit(self, workflow: Workflow, fields: TryonRequest, job: jobs.Job) -> None:
+    def _check_fields(self, workflow: Workflow, fields: TryonRequest) -> None:
         for name in fields.model_fields_set & {"num_inference_steps", "guidance_scale", "seed", "width", "height"}:
             if name not in workflow.parameters and getattr(fields, name) is not None:
                 raise ApiError(
@@ -225,29 +236,26 @@ class TryOn:
             raise ApiError(
                 "invalid_parameter", f"Workflow {workflow.name!r} makes one picture a request.", field="num_images"
             )
-        mask = job.pictures.get("mask_image")
-        if mask is None:
+        if fields.mask_image is None:
             if workflow.mask_required:
                 raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
-            return
-        if not workflow.inputs.get("mask_image"):
+        elif not workflow.inputs.get("mask_image"):
             raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
-        (mask_h, mask_w), (h, w) = mask.shape[:2], job.pictures["person_image"].shape[:2]
-        if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
-            raise ApiError(
-                "invalid_image",
-                f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person picture's size.",
-                field="mask_image",
-            )
-        if (mask_h, mask_w) != (h, w):
-            job.pictures["mask_image"] = pictures.resize(mask, (w, h))
 
-    async def _execute(self, request: Request, workflow: Workflow, prompt: dict[str, dict]) -> None:
+    async def _prompt(
+        self, request: Request, workflow: Workflow, fields: TryonRequest, token: str, seed: int
+    ) -> dict[str, dict]:
+        await asyncio.sleep(0)  # the decoders start first, and work beside this
+        values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
+        prompt = workflow.prompt(token, values)
         try:
             await self._engine.validate(prompt, workflow.outputs)
         except GraphError as error:
             request.log.error("workflow %s: %s", workflow.name, error)
             raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} cannot run here: {error}.") from None
+        return prompt
+
+    async def _execute(self, request: Request, workflow: Workflow, prompt: dict[str, dict]) -> None:
         if request.cancel_reason:
             raise request.cancel_reason
 
@@ -329,12 +337,21 @@ class TryOn:
             node_type=error.node_type,
         )
 
-    async def _encode(self, pixels: np.ndarray, fields: TryonRequest) -> bytes:
-        return await asyncio.to_thread(pictures.encode, pixels, fields.output_format, fields.output_quality)
+
+def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """The mask in the person picture's size, uint8 (H, W, 3); raises ApiError where its shape is another."""
+    (mask_h, mask_w), (h, w) = mask.shape[:2], person.shape[:2]
+    if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
+        raise ApiError(
+            "invalid_image",
+            f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person picture's size.",
+            field="mask_image",
+        )
+    return mask if (mask_h, mask_w) == (h, w) else pictures.resize(mask, (w, h))
 
 
 def reply(request_id: str, result: Result) -> bytes:
-    """The JSON reply; a large one takes milliseconds, so call it off the event loop."""
+    """The JSON reply; a large one takes milliseconds."""
     images = [
         Image(image="", format=result.output_format, width=width, height=height, seed=seed)
         for (width, height), seed in zip(result.sizes, result.seeds())

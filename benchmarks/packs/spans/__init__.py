@@ -1,5 +1,6 @@
-"""A node pack that notes when each node, each image codec and the executor work, in the file that SPANS names."""
+"""A node pack that notes when each node, each image codec and the executor work: at exit, in the file SPANS names."""
 
+import atexit
 import functools
 import inspect
 import json
@@ -17,7 +18,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {}
 MEASURED = ("TryOnPersonImage", "TryOnGarmentImage", "ImageBlend", "TryOnOutput")
 CODECS = ("decode", "encode")
 
-_file = open(os.environ["SPANS"], "a", buffering=1)
+_spans: list[tuple[str, str, float, float]] = []
 
 
 def spanned(kind: str, name: str, function: Callable) -> Callable:
@@ -27,7 +28,7 @@ def spanned(kind: str, name: str, function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         finally:
-            _file.write(json.dumps([kind, name, start, time.perf_counter()]) + "\n")
+            _spans.append((kind, name, start, time.perf_counter()))
 
     return call
 
@@ -42,6 +43,12 @@ async def watch(app: web.Application) -> None:
     pictures = next(module for name, module in sys.modules.items() if name.endswith("comfyui_tryon.pictures"))
     for name in CODECS:
         setattr(pictures, name, spanned("codec", name, getattr(pictures, name)))
+
+
+@atexit.register
+def write() -> None:
+    with open(os.environ["SPANS"], "w") as file:
+        json.dump(_spans, file)
 
 
 PromptServer.instance.app.on_startup.append(watch)

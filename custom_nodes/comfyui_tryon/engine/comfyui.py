@@ -42,6 +42,7 @@ class ComfyUIEngine:
         self._item_tail = ({},) if "process_item" in inspect.signature(self._prompts.task_done).parameters else ()
         self._get, self._prompts.get = self._prompts.get, self._on_get
         self._task_done, self._prompts.task_done = self._prompts.task_done, self._on_task_done
+        self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
 
     @property
@@ -164,6 +165,11 @@ class ComfyUIEngine:
         except Exception:
             logger.exception("Could not report the end of a prompt")
         return result
+
+    def _on_send(self, event: Any, data: Any, sid: str | None = None) -> None:
+        """In any thread, around PromptServer.send_sync: each message wakes the event loop, so not if nobody hears it."""
+        if self._server.sockets if sid is None else sid != CLIENT_ID:
+            self._send(event, data, sid)
 
     def _sweep(self, run: Run) -> None:
         """Has the executor drop what its cache holds of `run`.
