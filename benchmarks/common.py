@@ -105,9 +105,7 @@ def ours(
 
 
 @contextlib.contextmanager
-def started(
-    folder: Path, scratch: Path, port: int, environment: Mapping[str, str], *options: str
-) -> Iterator[int]:
+def started(folder: Path, scratch: Path, port: int, environment: Mapping[str, str], *options: str) -> Iterator[int]:
     variables = {"COMFYUI_DIR": str(folder), "PORT": str(port), "LISTEN": "127.0.0.1", **environment}
     with process([str(ROOT / "start.sh"), "--demo", "--", *options], scratch / f"{port}.log", variables) as pid:
         yield pid

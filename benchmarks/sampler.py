@@ -251,17 +251,14 @@ def step_flops(width: int, height: int) -> int:
 
 def count(width: int, height: int) -> None:
     """What a step does, on the meta device: any operation that reads a tensor's values would raise there."""
-    from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
+    from comfyui_tryon.catvton.checkpoint import fuse_projections, remove_cross_attention
     from comfyui_tryon.catvton.pipeline import CatVTONPipeline
     from counting import Counter
 
     plain, vae = meta_models()
     ours, _ = meta_models()
-    for name in [name for name, _ in ours.named_modules() if name.endswith(".attn2")]:
-        ours.set_submodule(name, PassThrough())
-    ours.fuse_qkv_projections()
-    for module in attention_modules(ours).values():
-        del module.to_q, module.to_k, module.to_v
+    remove_cross_attention(ours)
+    fuse_projections(ours)
     pipeline = CatVTONPipeline(ours.eval().requires_grad_(False), vae.eval().requires_grad_(False))
     published = Published(skip_cross_attention(plain), vae)
 

@@ -92,9 +92,7 @@ async def tryon(request: TryonRequest) -> dict[str, Any]:
     prompt_id = str(uuid.uuid4())
     ended = waiting[prompt_id] = asyncio.get_running_loop().create_future()
     try:
-        queued = await client.post(
-            "/prompt", json={"prompt": graph, "prompt_id": prompt_id, "client_id": CLIENT_ID}
-        )
+        queued = await client.post("/prompt", json={"prompt": graph, "prompt_id": prompt_id, "client_id": CLIENT_ID})
         if queued.status_code != 200:
             raise HTTPException(500, queued.text)
         if POLLS:

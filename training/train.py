@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 import data  # noqa: E402
-from comfyui_tryon.catvton.checkpoint import PassThrough  # noqa: E402
+from comfyui_tryon.catvton.checkpoint import remove_cross_attention  # noqa: E402
 from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from comfyui_tryon.demo.drawing import draw_pair  # noqa: E402
@@ -326,9 +326,7 @@ def new_unet() -> torch.nn.Module:
 
     torch.manual_seed(SEED)
     unet = UNet2DConditionModel.from_config(checkpoint.UNET_CONFIG)
-    for name, _ in list(unet.named_modules()):
-        if name.endswith(".attn2"):
-            unet.set_submodule(name, PassThrough())
+    remove_cross_attention(unet)
     with torch.no_grad():  # every branch starts at zero
         for name, parameter in unet.named_parameters():
             if ".conv2." in name or ".proj_out." in name:

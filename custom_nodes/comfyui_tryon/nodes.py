@@ -203,9 +203,7 @@ class LoadAutoMasker:
 class AutoMasker:
     """Finds where a garment goes on a person."""
 
-    DESCRIPTION = (
-        "White where a garment of the given type goes on the person; the person with that area greyed."
-    )
+    DESCRIPTION = "White where a garment of the given type goes on the person; the person with that area greyed."
     CATEGORY = CATEGORY
     RETURN_TYPES = ("IMAGE", "IMAGE")
     RETURN_NAMES = ("image", "image_masked")
@@ -291,14 +289,14 @@ class _InputImage:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
     def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor]:
-        pixels = self._pixels(image, token)
+        pixels = self._picture(image, token)
         if pixels is None:
             raise ValueError(
                 f"{type(self).__name__} has no picture. Choose one in the node, or send it in the request."
             )
         return (torch.from_numpy(np.divide(pixels, 255.0, dtype=np.float32))[None],)
 
-    def _pixels(self, image: str, token: str) -> np.ndarray | None:
+    def _picture(self, image: str, token: str) -> np.ndarray | None:
         if token:
             return jobs.find(token).pictures.get(self.FIELD)
         path = _input_path(image)
@@ -388,7 +386,7 @@ class TryOnOutput:
         return {"required": {"images": ("IMAGE",)}, **JOB}
 
     def deliver(self, images: torch.Tensor, token: str = "") -> dict:
-        pixels = _pixels(images)
+        pixels = _to_uint8(images)
         if token:
             job = jobs.find(token)
             for picture in pixels[..., :3]:
@@ -457,7 +455,7 @@ def _held_model(handle: Any, cls: type, name: str, source: str, method: str = "_
     return model
 
 
-def _pixels(images: torch.Tensor) -> np.ndarray:
+def _to_uint8(images: torch.Tensor) -> np.ndarray:
     """uint8 for float in [0, 1], of any shape; by NumPy, because torch's threads cost more than so little work."""
     scaled = np.multiply(images.float().cpu().numpy(), 255.0)
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
@@ -467,7 +465,7 @@ def _to_pil(images: torch.Tensor, name: str) -> Image.Image:
     """The picture of an IMAGE, float (1, H, W, C) in [0, 1], as RGB."""
     if len(images) != 1:
         raise ValueError(f"{name} has {len(images)} pictures; send them one at a time.")
-    pixels = _pixels(images[0])
+    pixels = _to_uint8(images[0])
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return Image.fromarray(pixels).convert("RGB")

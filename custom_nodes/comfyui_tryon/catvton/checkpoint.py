@@ -69,13 +69,14 @@ def load_pipeline(
 
     attention = catvton / ATTENTION_FOLDERS[attention_version] / "attention" / "model.safetensors"
     unet = _empty_model(UNet2DConditionModel, base / "unet")
-    for name in [name for name, _ in unet.named_modules()]:
-        if name.endswith(".attn2"):
-            unet.set_submodule(name, PassThrough())
+    remove_cross_attention(unet)
     weights_path = _weights_file(base / "unet", dtype)
     weights = {key: tensor for key, tensor in _read(weights_path).items() if ".attn2." not in key}
     weights.update(read_attention(attention, attention_modules(unet)))
-    _fuse_projections(unet, weights, dtype)
+    fuse_projections(unet)
+    for name in attention_modules(unet):
+        parts = [weights.pop(f"{name}.to_{part}.weight").to(dtype) for part in "qkv"]
+        weights[f"{name}.to_qkv.weight"] = torch.cat(parts)
     _fill(unet, weights, weights_path, dtype)
     if compile:
         unet.to(memory_format=torch.channels_last).compile(dynamic=False)
@@ -85,6 +86,19 @@ def load_pipeline(
     weights = {_rename_vae(key): tensor for key, tensor in _read(weights_path).items()}
     _fill(autoencoder, weights, weights_path, dtype)
     return CatVTONPipeline(unet, autoencoder).eval().requires_grad_(False)
+
+
+def remove_cross_attention(unet: torch.nn.Module) -> None:
+    """Puts a `PassThrough` in the place of every cross-attention module, with its parameters."""
+    for name in [name for name, _ in unet.named_modules() if name.endswith(".attn2")]:
+        unet.set_submodule(name, PassThrough())
+
+
+def fuse_projections(unet: torch.nn.Module) -> None:
+    """Makes one projection, `to_qkv`, of each self-attention's three."""
+    unet.fuse_qkv_projections()
+    for module in attention_modules(unet).values():
+        del module.to_q, module.to_k, module.to_v
 
 
 def attention_modules(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -126,15 +140,6 @@ def read_attention(path: Path, modules: dict[str, torch.nn.Module]) -> dict[str,
                 )
             renamed[f"{module_name}.{name}"] = tensor
     return renamed
-
-
-def _fuse_projections(unet: torch.nn.Module, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
-    """Makes one projection of each self-attention's three, in the empty `unet` and in its `weights`."""
-    unet.fuse_qkv_projections()
-    for name, module in attention_modules(unet).items():
-        parts = [weights.pop(f"{name}.to_{part}.weight").to(dtype) for part in "qkv"]
-        weights[f"{name}.to_qkv.weight"] = torch.cat(parts)
-        del module.to_q, module.to_k, module.to_v
 
 
 def _empty_model(cls: type, folder: Path) -> torch.nn.Module:

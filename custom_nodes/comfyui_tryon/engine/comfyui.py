@@ -167,7 +167,7 @@ class ComfyUIEngine:
         return result
 
     def _on_send(self, event: Any, data: Any, sid: str | None = None) -> None:
-        """In any thread, around PromptServer.send_sync: each message wakes the event loop, so not if nobody hears it."""
+        """In any thread, around PromptServer.send_sync: drops what nobody hears, as each would wake the event loop."""
         if self._server.sockets if sid is None else sid != CLIENT_ID:
             self._send(event, data, sid)
 
