@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import openapi_spec_validator
 import pytest
 import tiny_diffusion
 from comfyui_tryon.engine.embedded import EmbeddedEngine
@@ -537,6 +538,7 @@ def test_publishing_exists_only_in_dev(server):
     with server.client() as client:
         for method in ("PUT", "DELETE"):
             assert client.request(method, "/api/v1/workflows/demo", content="{}").status_code == 404
+        assert "/api/v1/workflows/{name}" not in client.get("/api/v1/openapi.json").json()["paths"]
     assert (server.workflows / "demo.json").exists()
 
 
@@ -550,6 +552,10 @@ def test_publishing_over_http(tmp_path, fields, classes):
     with probe_server(EMBEDDED, tmp_path, environment) as server, server.client() as client:
         reply = client.put("/api/v1/workflows/mine", json=sent)
         assert reply.status_code == 200 and reply.json()["name"] == "mine" and reply.json()["outputs"] == ["18"]
+        document = client.get("/api/v1/openapi.json").json()
+        openapi_spec_validator.validate(document)
+        assert {"put", "delete"} <= set(document["paths"]["/api/v1/workflows/{name}"])
+        assert set(reply.json()) <= set(document["components"]["schemas"]["BoundWorkflow"]["properties"])
         answer = client.post("/api/v1/tryon", json=fields | {"workflow": "mine"})
         assert picture(answer).shape == (192, 128, 3)
         assert answer.json()["workflow"]["version"] == reply.json()["version"]

@@ -137,7 +137,7 @@ class Api:
         return web.Response(status=204)
 
     async def openapi(self, request: web.Request) -> web.Response:
-        return web.json_response(openapi.document())
+        return web.json_response(openapi.document(self._settings.dev))
 
     async def docs(self, request: web.Request) -> web.Response:
         return web.Response(text=openapi.DOCS_PAGE, content_type="text/html")

@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from .errors import STATUS
 from .schema import ErrorReply, TryonReply, TryonRequest, WorkflowList
+from .workflows import NAME
 
 VERSION = "1"
 DOCS_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -31,8 +32,8 @@ REQUEST_ID = {
 }
 
 
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+def document(dev: bool) -> dict[str, Any]:
+    """OpenAPI 3.1; with what is there for workflow authors only, if `dev`."""
     models = [
         (TryonRequest, "validation"),
         *((model, "serialization") for model in (TryonReply, ErrorReply, WorkflowList)),
@@ -112,6 +113,7 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            **({"/api/v1/workflows/{name}": _publishing()} if dev else {}),
             "/ping": {
                 "get": {
                     "operationId": "ping",
@@ -133,6 +135,42 @@ def document() -> dict[str, Any]:
             },
         },
         "security": [{}, {"key": []}, {"bearer": []}],
+    }
+
+
+def _publishing() -> dict[str, Any]:
+    graph = {"type": "object", "additionalProperties": True}
+    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    return {
+        "parameters": [{"name": "name", "in": "path", "required": True, "schema": name}],
+        "put": {
+            "operationId": "publish",
+            "summary": "Make the web page's open graph a workflow",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["workflow", "prompt"],
+                            "properties": {
+                                "workflow": {**graph, "description": "The graph as the page saves it."},
+                                "prompt": {**graph, "description": "The API prompt that the page queues for it."},
+                            },
+                        }
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": "It is published.", "content": {"application/json": _schema("BoundWorkflow")}},
+                **_errors({"invalid_parameter", "payload_too_large", "unauthorized"}),
+            },
+        },
+        "delete": {
+            "operationId": "withdraw",
+            "summary": "Remove a workflow",
+            "responses": {"204": {"description": "It is removed."}, **_errors({"unauthorized", "not_found"})},
+        },
     }
 
 
