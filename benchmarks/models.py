@@ -15,8 +15,10 @@ import torch
 from comfyui_tryon.catvton import ATTENTION_FOLDERS, CatVTONPipeline, load_pipeline
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.demo.drawing import draw_pair
+from comfyui_tryon.masker import SegformerMasker
 from PIL import Image
 
+DEMO = ROOT / ".demo/models"
 UNET = {"in_channels": 9, "cross_attention_dim": 768}
 VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -52,7 +54,12 @@ def folders(models: Path) -> tuple[Path, Path, Path]:
 
 def demo_pipeline() -> CatVTONPipeline:
     """The sampler with the demo's trained weights."""
-    return load_pipeline(*folders(checkpoint.write(ROOT / ".demo/models")))
+    return load_pipeline(*folders(checkpoint.write(DEMO)))
+
+
+def demo_masker() -> SegformerMasker:
+    """The demo's clothes parser."""
+    return SegformerMasker.load(checkpoint.write(DEMO) / checkpoint.PARSER)
 
 
 def write_published(models: Path) -> Path:

@@ -23,11 +23,10 @@ import torchvision.ops  # noqa: F401  # its seconds of import are no part of a r
 from comfyui_tryon import pictures
 from comfyui_tryon.catvton import CatVTONPipeline, images, load_pipeline
 from comfyui_tryon.demo.drawing import draw_pair
-from comfyui_tryon.masker import GeometricMasker
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.nodes import TryOnRepaint
 from masker import figure, made_up_masker
-from models import demo_pipeline, folders, machine, write_published
+from models import demo_masker, demo_pipeline, folders, machine, write_published
 
 SENT = (768, 1024)
 
@@ -77,10 +76,12 @@ def table(work: dict[str, tuple[Callable[[], Any], float]], repeat: int) -> list
 
 
 def demo(repeat: int) -> list[dict[str, str]]:
+    """As workflows/demo.json has it."""
     person = np.asarray(draw_pair(1, *SENT).person)
     with torch.inference_mode():
-        work = stages(demo_pipeline(), (192, 256), steps=20, timed_steps=20, guidance=2.0, blur=2)
-    work["mask (geometric)"] = (lambda: GeometricMasker().mask(person, "upper"), 1)
+        work = stages(demo_pipeline(), (192, 256), steps=12, timed_steps=12, guidance=1.5, blur=2)
+    masker = demo_masker()
+    work["mask: SegFormer"] = (lambda: masker.mask(person, "upper", mask_grow=8), 1)
     return table(work, repeat)
 
 
