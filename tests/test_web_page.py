@@ -150,7 +150,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         assert reply.json()["workflow"] == {"name": "mine", "version": listed["mine"]["version"]}
 
         await page.evaluate("void app.queuePrompt(0)")
-        await page.wait_for(f"app.graph.getNodeById(9).imgs?.[0]?.naturalWidth === {samples.WIDTH}")
+        await page.wait_for(f"app.graph.getNodeById(9).imgs?.[0]?.naturalWidth === {widget(7, 'width')}.value")
         await shot(page, dev, "run")
 
         queued = await prompt_of(page)
