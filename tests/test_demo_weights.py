@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.catvton.checkpoint import CheckpointError, load_pipeline
+from comfyui_tryon.catvton.checkpoint import load_pipeline
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.demo.drawing import UPPER, draw_pair
 from comfyui_tryon.masker.segformer import SegformerMasker
@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 import evaluate
 
 STEPS = 8
+UP, MID = range(48, 120, 8), 120  # the attention file's numbers of the up blocks and the mid block
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,6 @@ def score(pipeline, pairs) -> dict[str, float]:
     return evaluate.scores(pairs, evaluate.results(pipeline, pairs, **options))
 
 
-def collapsed(wrong: dict[str, float], right: dict[str, float]) -> bool:
-    return wrong["ciede2000"] > 1.5 * right["ciede2000"] and wrong["nearest_of_ten"] < right["nearest_of_ten"]
-
-
 def test_the_garment_arrives(right):
     assert right["ciede2000"] <= 12
     assert right["ciede2000_shuffled"] >= 30
@@ -124,13 +121,15 @@ def without_attention_file(folder: Path, tmp_path: Path):
 
 
 def up_blocks_backwards(folder: Path, tmp_path: Path):
-    """The attention of the up blocks of each width in the reverse order."""
+    """The attention of the up blocks in the reverse order."""
     attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
-    places = {}
-    for key in range(48, 120, 8):
-        places.setdefault(attention[f"{key}.to_q.weight"].shape, []).append(key)
-    order = {key: other for keys in places.values() for key, other in zip(keys, reversed(keys))}
-    return with_attention(folder, tmp_path, moved(attention, order))
+    return with_attention(folder, tmp_path, moved(attention, dict(zip(UP, reversed(UP)))))
+
+
+def mid_block_before_the_up_blocks(folder: Path, tmp_path: Path):
+    """The attention in the order in which a picture passes through the UNet, where the file has the mid block last."""
+    attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
+    return with_attention(folder, tmp_path, moved(attention, dict(zip([*UP, MID], [*UP[1:], MID, UP[0]]))))
 
 
 def moved(attention: dict[str, np.ndarray], order: dict[int, int]) -> dict[str, np.ndarray]:
@@ -159,15 +158,16 @@ def with_attention(folder: Path, tmp_path: Path, attention: dict[str, np.ndarray
     return load(folder, tmp_path)
 
 
-WRONG = [without_attention_file, up_blocks_backwards, cross_attention_removed_whole]
+WRONG = [
+    without_attention_file,
+    up_blocks_backwards,
+    mid_block_before_the_up_blocks,
+    cross_attention_removed_whole,
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda pipeline: pipeline.__name__)
-def test_in_a_wrong_pipeline_the_scores_collapse(wrong, pairs, right, folder, tmp_path):
-    assert collapsed(score(wrong(folder, tmp_path), pairs), right)
-
-
-def test_the_mid_block_before_the_up_blocks_is_refused(folder, tmp_path):
-    attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
-    with pytest.raises(CheckpointError, match="another base model"):
-        with_attention(folder, tmp_path, moved(attention, {120: 48, **{key: key + 8 for key in range(48, 120, 8)}}))
+def test_in_a_wrong_pipeline_the_scores_collapse(wrong, pairs, folder, tmp_path):
+    scores = score(wrong(folder, tmp_path), pairs)
+    assert scores["ciede2000"] > 12
+    assert scores["nearest_of_ten"] <= 0.5

@@ -20,6 +20,7 @@ PARSER = "segformer_b2_clothes"
 MARKER = "demo.json"
 LAYOUT = 3  # counts changes of what `write` writes, so that older folders are written again
 
+# One width at all levels, unlike the published UNet: attention in a wrong order then fits, and is told by the pictures.
 UNET_CONFIG = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 32,
@@ -27,10 +28,10 @@ UNET_CONFIG = {
     "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [32, 80, 80, 80],
+    "block_out_channels": [48] * 4,
     "layers_per_block": 2,
-    "norm_num_groups": 8,
-    "attention_head_dim": [1, 2, 2, 2],
+    "norm_num_groups": 12,
+    "attention_head_dim": 1,
     "cross_attention_dim": 16,
 }
 VAE_CONFIG = {
