@@ -80,7 +80,7 @@ class Schp(nn.Module):
         logits = self(((pixels - mean) / std).to(dtype)).float()
         logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=True)
         rows, columns = positions(height, scale, side), positions(width, scale, side)
-        strips = [_sample(logits, strip, columns)[0].argmax(0).to(torch.uint8) for strip in rows.split(_STRIP)]
+        strips = [_sample(logits, strip, columns)[0].max(0).indices.to(torch.uint8) for strip in rows.split(_STRIP)]
         return torch.cat(strips)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

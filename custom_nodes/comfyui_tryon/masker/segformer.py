@@ -186,7 +186,7 @@ class SegformerMasker(nn.Module):
         logits = self.network(pixel_values=((pixels - mean) / std).to(parameter.dtype)).logits.float()
         scale = min(1.0, _LONGEST / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        labels = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].argmax(0)
+        labels = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].max(0).indices
         labels = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
         return np.array(labels.resize((width, height), Image.Resampling.NEAREST))
 
