@@ -59,10 +59,13 @@ class Server:
         started = time.perf_counter()
         try:
             response = await self._respond(request, handler)
-            await _send(request, response)
-            log.RequestLog(logger, request["id"]).info(
-                "%s %s -> %d in %.3f s", request.method, request.path, response.status, time.perf_counter() - started
-            )
+            try:
+                await _send(request, response)
+            finally:  # a client that never takes it all leaves its line too
+                spent = time.perf_counter() - started
+                log.RequestLog(logger, request["id"]).info(
+                    "%s %s -> %d in %.3f s", request.method, request.path, response.status, spent
+                )
             return response
         finally:
             self._in_flight -= 1

@@ -216,11 +216,13 @@ class TryOn:
             for name in ("person_image", "garment_image", "mask_image")
             if (data := getattr(fields, name)) is not None
         }
-        decoding = [
-            self._codecs.submit(pictures.decode, data, name, self._settings.max_pixels)
-            for name, data in uploads.items()
-        ]
-        decoded = await asyncio.gather(*map(asyncio.wrap_future, decoding))
+        loop = asyncio.get_running_loop()
+        decoded = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._codecs, pictures.decode, data, name, self._settings.max_pixels)
+                for name, data in uploads.items()
+            )
+        )
         images = dict(zip(uploads, decoded))
         if "mask_image" in images:
             images["mask_image"] = await asyncio.to_thread(_fit_mask, images["mask_image"], images["person_image"])

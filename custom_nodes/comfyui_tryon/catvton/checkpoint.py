@@ -89,7 +89,7 @@ def load_pipeline(
 
 
 def remove_cross_attention(unet: torch.nn.Module) -> None:
-    """Puts a `PassThrough` in the place of every cross-attention module, with its parameters."""
+    """Puts a `PassThrough`, which has no parameters, in the place of every cross-attention module."""
     for name in [name for name, _ in unet.named_modules() if name.endswith(".attn2")]:
         unet.set_submodule(name, PassThrough())
 

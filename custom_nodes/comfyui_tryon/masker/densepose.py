@@ -127,7 +127,8 @@ def _paste(coarse: torch.Tensor, fine: torch.Tensor, box: list[float], height: i
     x, y, x_end, y_end = box
     size = (max(1, int(y_end - y)), max(1, int(x_end - x)))
     coarse, fine = (F.interpolate(part.float(), size, mode="bilinear", align_corners=False) for part in (coarse, fine))
-    labels = torch.where(coarse[0].argmax(0) > 0, fine[0].argmax(0), 0).to(torch.uint8).cpu().numpy()
+    body, part = (logits[0].max(0).indices for logits in (coarse, fine))
+    labels = torch.where(body > 0, part, 0).to(torch.uint8).cpu().numpy()
     pasted = np.zeros((height, width), np.uint8)
     target = pasted[int(y) : int(y) + size[0], int(x) : int(x) + size[1]]
     target[:] = labels[: target.shape[0], : target.shape[1]]
