@@ -5,7 +5,7 @@ FROM python:3.13-slim AS weights
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir 'huggingface_hub>=1.0,<3'
 WORKDIR /download
-COPY custom_nodes/comfyui_tryon/files.py custom_nodes/comfyui_tryon/download.py comfyui_tryon/
+COPY custom_nodes/comfyui_tryon/weights/__init__.py custom_nodes/comfyui_tryon/weights/files.py custom_nodes/comfyui_tryon/weights/download.py comfyui_tryon/weights/
 # With models/tryon-weights.lock.json in the build context the files are held to its commits and hashes. The other file
 # is there because COPY wants one.
 COPY extra_model_paths.yaml models/tryon-weights.lock.jso[n] /models/
@@ -21,7 +21,7 @@ ARG HF_ENDPOINT=https://huggingface.co
 RUN --mount=type=secret,id=hf_token \
     rm /models/extra_model_paths.yaml \
     && if [ "$WEIGHTS" = 1 ]; then \
-      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.download --to /models --attention "$ATTENTION" $REVISIONS; \
+      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.weights.download --to /models --attention "$ATTENTION" $REVISIONS; \
     fi
 
 

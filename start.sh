@@ -159,7 +159,7 @@ case $mode in
     exec "$python" -m pytest "${arguments[@]}"
     ;;
   download)
-    exec "$python" -m comfyui_tryon.download "${arguments[@]}"
+    exec "$python" -m comfyui_tryon.weights.download "${arguments[@]}"
     ;;
   demo)
     export TRYON_MODELS_DIR=${TRYON_MODELS_DIR:-$here/.demo/models} TRYON_WORKFLOW=${TRYON_WORKFLOW:-demo}

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("custom_nodes", "training")]
 
-from comfyui_tryon.demo.drawing import draw_pair
+from drawing import draw_pair  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"

@@ -20,7 +20,7 @@ from common import report  # puts this project on the path
 
 import numpy as np
 from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline
-from comfyui_tryon.demo.drawing import draw_pair
+from drawing import draw_pair
 from models import demo_pipeline, folders, machine, psnr, ssim
 from PIL import Image
 

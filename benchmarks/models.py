@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from comfyui_tryon.catvton import ATTENTION_FOLDERS, CatVTONPipeline, load_pipeline
 from comfyui_tryon.demo import checkpoint
-from comfyui_tryon.demo.drawing import draw_pair
 from comfyui_tryon.masker import SegformerMasker
+from drawing import draw_pair
 from PIL import Image
 
 DEMO = ROOT / ".demo/models"

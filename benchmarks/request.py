@@ -20,11 +20,11 @@ from common import median, report, timed  # puts this project on the path
 import numpy as np
 import torch
 import torchvision.ops  # noqa: F401  # its seconds of import are no part of a request
-from comfyui_tryon import pictures
-from comfyui_tryon.catvton import CatVTONPipeline, images, load_pipeline
-from comfyui_tryon.demo.drawing import draw_pair
+from comfyui_tryon import images
+from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline, processing
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.nodes import TryOnRepaint
+from drawing import draw_pair
 from masker import figure, made_up_masker
 from models import demo_masker, demo_pipeline, folders, machine, write_published
 
@@ -36,18 +36,18 @@ def stages(
 ) -> dict[str, tuple[Callable[[], Any], float]]:
     """What a request does apart from its mask: each stage, and how often it happens."""
     pair = draw_pair(1, *SENT)
-    files = [pictures.encode(np.asarray(picture), "png", 95) for picture in (pair.person, pair.garment)]
+    files = [images.encode(np.asarray(picture), "png", 95) for picture in (pair.person, pair.garment)]
     person = torch.from_numpy(np.array(pair.person)).float()[None] / 255
     white = torch.from_numpy(np.array(pair.mask)).float()[None, :, :, None].expand(-1, -1, -1, 3) / 255
     result = torch.rand(1, size[1], size[0], 3, generator=torch.Generator().manual_seed(0))
     pixels = (result[0] * 255).byte().numpy()
 
     def prepare() -> list[torch.Tensor]:
-        mask = images.blur_mask(images.resize_and_crop(pair.mask, size), blur)
+        mask = processing.blur_mask(processing.resize_and_crop(pair.mask, size), blur)
         return [
-            images.image_to_tensor(images.resize_and_crop(pair.person, size)),
-            images.image_to_tensor(images.resize_and_pad(pair.garment, size)),
-            images.mask_to_tensor(mask),
+            processing.image_to_tensor(processing.resize_and_crop(pair.person, size)),
+            processing.image_to_tensor(processing.resize_and_pad(pair.garment, size)),
+            processing.mask_to_tensor(mask),
         ]
 
     prepared = prepare()
@@ -55,13 +55,13 @@ def stages(
     denoise = lambda: pipeline.denoise(*conditions, timed_steps, guidance, [42], lambda step, latents: None)  # noqa: E731
     latents = torch.randn(1, 4, size[1] // 8, size[0] // 8, device=conditions[0].device)
     return {
-        "decode both PNGs": (lambda: [pictures.decode(file, "", 10**9) for file in files], 1),
+        "decode both PNGs": (lambda: [images.decode(file, "", 10**9) for file in files], 1),
         "crop, pad, resize, blur": (prepare, 1),
         "VAE encode, both": (lambda: pipeline.encode(*prepared)[0].cpu(), 1),
         f"{steps} denoising steps": (lambda: denoise().cpu(), steps / timed_steps),
         "VAE decode": (lambda: pipeline.decode(latents), 1),
         "repaint": (lambda: TryOnRepaint().repaint(person, result, white), 1),
-        "encode the PNG": (lambda: pictures.encode(pixels, "png", 95), 1),
+        "encode the PNG": (lambda: images.encode(pixels, "png", 95), 1),
     }
 
 

@@ -148,10 +148,10 @@ def load(url: str, fields: Mapping, clients: int, requests: int, seeds: int) -> 
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT / "custom_nodes"))
+    sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
     from comfyui_tryon.demo import checkpoint
-    from comfyui_tryon.demo.drawing import draw_pair
     from conftest import DEMO_MODELS, to_base64
+    from drawing import draw_pair
 
     clients, requests = (int(argument) for argument in sys.argv[1:] or ["16", "120"])
     checkpoint.write(DEMO_MODELS)

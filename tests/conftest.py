@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
-
 from comfyui_tryon.demo import checkpoint
-from comfyui_tryon.demo.drawing import draw_pair
+from comfyui_tryon.engine import install
+from comfyui_tryon.engine.embedded import EmbeddedEngine
+from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
+from drawing import draw_pair
 from hosts import EMBEDDED, ROOT, Server, comfyui_folders, comfyui_version, running
+from PIL import Image
 
 DEMO_MODELS = ROOT / ".demo/models"
 SHARED = ROOT.parent / "shared"
 FOLDERS = comfyui_folders()
+install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in this process
 NONE_FOUND = (
     "NO COMFYUI HERE: every test of it is skipped, the embedded engine alone is tested. "
     "Set COMFYUI_DIR or put one into ~/comfy/ComfyUI."

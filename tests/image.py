@@ -33,8 +33,8 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(ROOT / "custom_nodes"))
 
-from comfyui_tryon import files
 from comfyui_tryon.demo import checkpoint
+from comfyui_tryon.weights import files
 
 TAG = "localhost/comfyui-tryon"
 BARE = "localhost/comfyui-tryon-bare"  # without weights

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_tryon import check, download, files, nodes
+from comfyui_tryon import check, nodes
+from comfyui_tryon.weights import download, files
 from hosts import ROOT, comfyui_folders, free_port
 from safetensors.numpy import save_file
 

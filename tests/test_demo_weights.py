@@ -11,8 +11,8 @@ import pytest
 import torch
 from comfyui_tryon.catvton.checkpoint import load_pipeline
 from comfyui_tryon.demo import checkpoint
-from comfyui_tryon.demo.drawing import UPPER, draw_pair
 from comfyui_tryon.masker.segformer import SegformerMasker
+from drawing import UPPER, draw_pair
 from safetensors.numpy import load_file, save_file
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))

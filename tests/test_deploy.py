@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 from comfyui_tryon import metrics
-from comfyui_tryon.api import HEALTH_PATHS, Api
+from comfyui_tryon.api.handlers import HEALTH_PATHS, Api
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.settings import Settings
 from conftest import DEMO_MODELS
@@ -83,14 +83,15 @@ def test_the_image_holds_no_secret():
 
 
 def test_the_download_stage_needs_huggingface_hub_only(tmp_path):
-    package = tmp_path / "comfyui_tryon"
-    package.mkdir()
+    package = tmp_path / "comfyui_tryon/weights"
+    package.mkdir(parents=True)
     for source in copied():
         if source.endswith(".py"):
             shutil.copy(ROOT / source, package)
     code = (
         "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'pydantic', 'pydantic_settings')));"
-        "sys.argv = ['download', '--to', 'models']; runpy.run_module('comfyui_tryon.download', run_name='__main__')"
+        "sys.argv = ['download', '--to', 'models'];"
+        "runpy.run_module('comfyui_tryon.weights.download', run_name='__main__')"
     )
     variables = os.environ | {"PYTHONPATH": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True)

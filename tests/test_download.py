@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_tryon import download, files
+from comfyui_tryon.weights import download, files
 from hosts import ROOT
 from hub import Hub, serving
 
@@ -63,7 +63,7 @@ def run(hub: Hub | str, folder: Path, *arguments: str, **environment: str) -> su
         "TRYON_MODELS_DIR": str(folder),
         "PYTHONPATH": str(ROOT / "custom_nodes"),
     }
-    command = [sys.executable, "-m", "comfyui_tryon.download", *arguments]
+    command = [sys.executable, "-m", "comfyui_tryon.weights.download", *arguments]
     return subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=120)
 
 

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon import jobs, nodes
+from comfyui_tryon import exchange, nodes
 from comfyui_tryon.catvton.pipeline import SCHEDULERS
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
@@ -55,7 +55,7 @@ def delivered() -> list[np.ndarray]:
 @pytest.fixture
 def job(delivered):
     picture = np.random.default_rng(0).integers(0, 255, (32, 24, 3), np.uint8)
-    with jobs.opened(jobs.Job({"person_image": picture}, delivered.append)) as job:
+    with exchange.opened(exchange.ImageExchange({"person_image": picture}, delivered.append)) as job:
         yield job
 
 
@@ -67,7 +67,7 @@ def test_a_requests_picture_comes_by_token_and_goes_out_unchanged(job, delivered
 
 
 def test_a_token_is_worth_nothing_when_the_request_has_ended(job):
-    with jobs.opened(jobs.Job({}, print)) as other:
+    with exchange.opened(exchange.ImageExchange({}, print)) as other:
         token = other.token
     with pytest.raises(LookupError):
         nodes.TryOnPersonImage().load(token=token)

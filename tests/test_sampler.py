@@ -10,8 +10,8 @@ import reference
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
-from comfyui_tryon.catvton.images import blur_mask, repaint, resize_and_crop, resize_and_pad
 from comfyui_tryon.catvton.pipeline import pictures_together, working_memory
+from comfyui_tryon.catvton.processing import blur_mask, repaint, resize_and_crop, resize_and_pad
 from comfyui_tryon.demo import checkpoint
 from conftest import SHARED, psnr
 from diffusers import AutoencoderKL, UNet2DConditionModel

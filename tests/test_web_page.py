@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, opened
-from comfyui_tryon.demo import checkpoint, samples
-from comfyui_tryon.engine.embedded import EmbeddedEngine
-from comfyui_tryon.workflow_format import to_prompt
-from comfyui_tryon.workflows import LoadImage
+from comfyui_tryon.demo import SAMPLES, checkpoint
+from comfyui_tryon.engine import current
+from comfyui_tryon.workflows.format import to_prompt
+from comfyui_tryon.workflows.store import LoadImage
 from conftest import DEMO_MODELS, FOLDERS, NONE_FOUND, picture
 from hosts import ROOT, Server, comfyui_version, running
 
@@ -46,7 +46,7 @@ def dev(request, tmp_path_factory) -> Iterator[Server]:
     for name in ("user/default", "output", "temp"):
         (folder / name).mkdir(parents=True)
     (folder / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
-    samples.write(folder / "input")
+    shutil.copytree(SAMPLES, folder / "input")
     shutil.copytree(ROOT / "workflows", folder / "workflows")
     options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
     options.append(f"--database-url=sqlite:///{folder}/user/comfyui.db")
@@ -107,7 +107,7 @@ async def publish(page: Page, name: str) -> None:
 
 
 def classes() -> dict[str, type]:
-    return {"LoadImage": LoadImage, **EmbeddedEngine().node_classes()}
+    return {"LoadImage": LoadImage, **current().node_classes()}
 
 
 def test_graphs_convert_to_the_prompts_that_the_page_queues(dev):
@@ -134,7 +134,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
             await page.evaluate(
                 f'{widget(node, "image")}.value = "{name}", {widget(node, "image")}.callback("{name}"), null'
             )
-            await page.wait_for(f"app.graph.getNodeById({node}).imgs?.[0]?.naturalWidth === {samples.WIDTH}")
+            await page.wait_for(f"app.graph.getNodeById({node}).imgs?.[0]?.naturalWidth === {384}")
         await page.evaluate(f"{widget(7, 'steps')}.value = 3")
         await publish(page, "mine")
         toast = await page.wait_for(TOAST % '"mine"')

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_tryon.workflow_format import WorkflowFormatError, to_prompt
-from comfyui_tryon.workflow_format.checks import MAX_NODES
-from comfyui_tryon.workflow_format.graph import MAX_NESTING
+from comfyui_tryon.workflows.format import WorkflowFormatError, to_prompt
+from comfyui_tryon.workflows.format.checks import MAX_NODES
+from comfyui_tryon.workflows.format.graph import MAX_NESTING
 from hosts import ROOT, comfyui_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

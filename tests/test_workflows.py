@@ -13,8 +13,9 @@ import numpy as np
 import openapi_spec_validator
 import pytest
 import tiny_diffusion
+from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
-from comfyui_tryon.workflows import MAX_BYTES, Workflow, WorkflowInvalid, Workflows, bind, parse_workflow
+from comfyui_tryon.workflows.store import MAX_BYTES, Workflow, WorkflowInvalid, Workflows, bind, parse_workflow
 from conftest import FOLDERS, NONE_FOUND, SHARED, picture, probe_server, to_base64
 from hosts import EMBEDDED, ROOT, running
 from PIL import Image
@@ -65,13 +66,13 @@ class Broken:
 @pytest.fixture(scope="module")
 def classes() -> dict[str, type]:
     return {
-        **EmbeddedEngine().node_classes(), "Sampler": Sampler, "MaskToImage": MaskToImage, "Broken": Broken
+        **current().node_classes(), "Sampler": Sampler, "MaskToImage": MaskToImage, "Broken": Broken
     }  # fmt: skip
 
 
 @pytest.fixture
 def workflows(tmp_path, classes) -> Workflows:
-    return Workflows(tmp_path, classes)
+    return Workflows(tmp_path, EmbeddedEngine(classes))
 
 
 def get(workflows: Workflows, name: str) -> Workflow:
@@ -205,7 +206,7 @@ def test_the_published_workflow_is_bound_as_it_is(workflows, tmp_path, path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_bundled_workflows_serve(classes, path):
-    workflow = get(Workflows(path.parent, classes), path.stem)
+    workflow = get(Workflows(path.parent, EmbeddedEngine(classes)), path.stem)
     assert {"person_image", "garment_image"} <= workflow.inputs.keys()
 
 
@@ -359,7 +360,7 @@ def test_a_file_that_takes_long_to_check_holds_up_nothing_else(workflows, tmp_pa
             assert release.wait(30)
         return parse_workflow(name, *rest)
 
-    monkeypatch.setattr("comfyui_tryon.workflows.parse_workflow", held_up)
+    monkeypatch.setattr("comfyui_tryon.workflows.store.parse_workflow", held_up)
 
     async def scenario():
         leaves, stays = (asyncio.create_task(workflows.get("slow")) for _ in range(2))
@@ -384,8 +385,8 @@ def page_catvton(**changes) -> dict:
 
 
 def converted(document: dict, classes) -> dict:
-    from comfyui_tryon.workflow_format import to_prompt
-    from comfyui_tryon.workflows import LoadImage
+    from comfyui_tryon.workflows.format import to_prompt
+    from comfyui_tryon.workflows.store import LoadImage
 
     return to_prompt(document, {"LoadImage": LoadImage, **classes})
 

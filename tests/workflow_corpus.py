@@ -90,7 +90,7 @@ def findings(prompt: dict, execution: ModuleType) -> list[str]:
 
 def run(comfyui: Path, every: int = 1) -> dict:
     """{"templates", "accepted", "valid", "refused": {name: reason}, "findings": {name: [finding]}}."""
-    # Not as comfyui_tryon.workflow_format: importing the pack itself would hook it into the ComfyUI at hand.
+    # Not as comfyui_tryon.workflows.format: importing the pack itself would hook it into the ComfyUI at hand.
     sys.path.insert(0, str(PACK))
     workflow_format = importlib.import_module("workflow_format")
     sys.path.remove(str(PACK))

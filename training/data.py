@@ -16,7 +16,7 @@ PERSON, GARMENT, WORN = range(3)
 
 def draw_shards(folder: Path, count: int) -> None:
     """Write those of the shards 0 to count - 1 that are missing; `load_shard` says what is in one."""
-    from comfyui_tryon.demo.drawing import draw_pair
+    from drawing import draw_pair
 
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(count):
@@ -35,7 +35,7 @@ def draw_shards(folder: Path, count: int) -> None:
 
 def parser_pairs(folder: Path, count: int) -> np.ndarray:
     """(count, height, width, 4) uint8: person RGB and ATR labels, drawn once. The seeds follow the shards'."""
-    from comfyui_tryon.demo.drawing import draw_pair
+    from drawing import draw_pair
 
     path = folder / "labels.npy"
     if not path.exists():

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 from comfyui_tryon.demo import checkpoint  # noqa: E402
-from comfyui_tryon.demo.drawing import Pair, draw_pair  # noqa: E402
+from drawing import Pair, draw_pair  # noqa: E402
 
 FIRST_SEED = 500_000  # of the scored pairs; training draws from data.FIRST_SEED up
 CHOICES = 10

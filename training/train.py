@@ -27,7 +27,7 @@ import data  # noqa: E402
 from comfyui_tryon.catvton.checkpoint import remove_cross_attention  # noqa: E402
 from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
 from comfyui_tryon.demo import checkpoint  # noqa: E402
-from comfyui_tryon.demo.drawing import draw_pair  # noqa: E402
+from drawing import draw_pair  # noqa: E402
 
 OUTPUT = ROOT / "training" / "output"
 SEED = 7

@@ -1,14 +1,15 @@
 """ComfyUI as a virtual try-on API: loaded as a node pack, it adds the nodes and, on ComfyUI's server, the routes.
 
-A request's way: server.py (middleware) -> api.py (handlers), body.py and schema.py (what came in) -> tryon.py ->
-workflows.py (the graph) -> engine/ (ComfyUI's queue) -> nodes.py -> catvton/ and masker/ (the models) -> pictures.py.
+docs/architecture.md follows a request through the files.
 """
 
-from .engine import current, in_comfyui
+import sys
 
-if in_comfyui():  # elsewhere the commands of this package start without torch
+if getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None):  # else a command or a test
     from server import PromptServer
 
+    from .engine import install
+    from .engine.comfyui import ComfyUIEngine
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from .server import Server
     from .settings import settings
@@ -17,4 +18,4 @@ if in_comfyui():  # elsewhere the commands of this package start without torch
 
     WEB_DIRECTORY = "./web"
 
-    Server(settings(), current()).attach(PromptServer.instance.app)
+    Server(settings(), install(ComfyUIEngine())).attach(PromptServer.instance.app)

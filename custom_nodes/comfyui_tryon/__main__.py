@@ -6,7 +6,9 @@ import sys
 
 from aiohttp import web
 
-from .engine import current
+from .engine import install
+from .engine.embedded import EmbeddedEngine
+from .nodes import NODE_CLASS_MAPPINGS
 from .server import Server
 from .settings import SettingsError, settings
 
@@ -19,7 +21,7 @@ def main() -> None:
         sys.exit(str(error))
     logging.info("No ComfyUI here: the embedded engine serves the same API, without the web page and other nodes.")
     app = web.Application()
-    Server(chosen, current()).attach(app)
+    Server(chosen, install(EmbeddedEngine(NODE_CLASS_MAPPINGS))).attach(app)
     hosts = chosen.listen.split(",")
     web.run_app(
         app, host=hosts, port=chosen.port, access_log=None, print=None, handle_signals=False, shutdown_timeout=1

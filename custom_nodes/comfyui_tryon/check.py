@@ -20,10 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import weights
-from .download import DownloadError, file_sha256, read_lock
-from .files import BASE, CATVTON, VAE, Needed, parser_files
 from .settings import PROJECT, Settings, SettingsError, settings
+from .weights import search as weights
+from .weights.download import DownloadError, file_sha256, read_lock
+from .weights.files import BASE, CATVTON, VAE, Needed, parser_files
 
 # The nodes that load published weights: the inputs that choose files, first as the web page saves them, with defaults.
 LOADERS = {

@@ -14,15 +14,16 @@ import uuid
 import numpy as np
 from aiohttp import web
 
-from . import log, metrics, pictures, weights
-from .api import HEALTH_PATHS, Api, Handler
-from .engine import Engine
+from . import images, log, metrics
+from .api.handlers import HEALTH_PATHS, Api, Handler
+from .api.health import Health
+from .engine.interface import Engine
 from .errors import ApiError
-from .health import Health
 from .schema import TryonRequest
 from .settings import Settings
 from .tryon import Request, TryOn
-from .workflows import Workflows
+from .weights import search as weights
+from .workflows.store import Workflows
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Server:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._workflows = Workflows(settings.workflows_dir, engine.node_classes())
+        self._workflows = Workflows(settings.workflows_dir, engine)
         self._tryon = TryOn(settings, engine, self._workflows)
         self._health = Health(self._tryon)
         self._api = Api(settings, self._tryon, self._workflows, self._health)
@@ -251,4 +252,4 @@ def _warm_up_pictures() -> tuple[bytes, bytes, bytes]:
     garment[100:400, 80:300] = 90
     mask = np.zeros((512, 384, 3), np.uint8)
     mask[140:300, 120:264] = 255
-    return tuple(pictures.encode(pixels, "png", 100) for pixels in (person, garment, mask))
+    return tuple(images.encode(pixels, "png", 100) for pixels in (person, garment, mask))

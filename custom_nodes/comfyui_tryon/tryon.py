@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pybase64
 
-from . import jobs, pictures, weights
-from .engine import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
+from . import exchange, images
+from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError
 from .log import RequestLog
 from .schema import SEED_MAX, Image, Output, Timings, TryonReply, TryonRequest, WorkflowVersion
 from .settings import Settings
-from .workflows import Workflow, WorkflowInvalid, Workflows
+from .weights import search as weights
+from .workflows.store import Workflow, WorkflowInvalid, Workflows
 
 logger = logging.getLogger(__name__)
 
@@ -163,9 +164,9 @@ class TryOn:
 
         def deliver(pixels: np.ndarray) -> None:
             sizes.append((pixels.shape[1], pixels.shape[0]))
-            encoded.append(self._codecs.submit(pictures.encode, pixels, fields.output_format, fields.output_quality))
+            encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
 
-        with jobs.opened(jobs.Job({}, deliver)) as job:
+        with exchange.opened(exchange.ImageExchange({}, deliver)) as job:
             job.pictures, prompt = await asyncio.gather(
                 self._decode(fields), self._prompt(request, workflow, fields, job.token, seed)
             )
@@ -176,11 +177,11 @@ class TryOn:
             raise ApiError(
                 "workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator."
             )
-        images = [await asyncio.wrap_future(image) for image in encoded]
+        files = [await asyncio.wrap_future(image) for image in encoded]
         await request.run.forgotten
         done = time.perf_counter()
         return Result(
-            images=images,
+            images=files,
             sizes=sizes,
             seed=seed,
             workflow=workflow,
@@ -219,14 +220,14 @@ class TryOn:
         loop = asyncio.get_running_loop()
         decoded = await asyncio.gather(
             *(
-                loop.run_in_executor(self._codecs, pictures.decode, data, name, self._settings.max_pixels)
+                loop.run_in_executor(self._codecs, images.decode, data, name, self._settings.max_pixels)
                 for name, data in uploads.items()
             )
         )
-        images = dict(zip(uploads, decoded))
-        if "mask_image" in images:
-            images["mask_image"] = await asyncio.to_thread(_fit_mask, images["mask_image"], images["person_image"])
-        return images
+        pixels = dict(zip(uploads, decoded))
+        if "mask_image" in pixels:
+            pixels["mask_image"] = await asyncio.to_thread(_fit_mask, pixels["mask_image"], pixels["person_image"])
+        return pixels
 
     def _check_fields(self, workflow: Workflow, fields: TryonRequest) -> None:
         for name in fields.model_fields_set & {"num_inference_steps", "guidance_scale", "seed", "width", "height"}:
@@ -349,7 +350,7 @@ def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
             f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person picture's size.",
             field="mask_image",
         )
-    return mask if (mask_h, mask_w) == (h, w) else pictures.resize(mask, (w, h))
+    return mask if (mask_h, mask_w) == (h, w) else images.resize(mask, (w, h))
 
 
 def reply(request_id: str, result: Result) -> bytes:

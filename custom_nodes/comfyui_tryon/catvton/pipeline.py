@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .images import blur_mask, image_to_tensor, mask_to_tensor, resize_and_crop, resize_and_pad
+from .processing import blur_mask, image_to_tensor, mask_to_tensor, resize_and_crop, resize_and_pad
 
 SEED_LIMIT = 2**64
 DOWNSCALE = 8

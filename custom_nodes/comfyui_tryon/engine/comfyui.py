@@ -22,7 +22,7 @@ import nodes
 import torch
 from server import PromptServer
 
-from . import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
+from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 
 logger = logging.getLogger(__name__)
 

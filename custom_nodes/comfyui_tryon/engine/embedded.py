@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link
+from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     name = "embedded engine"
 
-    def __init__(self) -> None:
+    def __init__(self, node_classes: Mapping[str, type]) -> None:
+        """`node_classes`: those a prompt may use, by `class_type`, beside `CORE_NODES`."""
+        self._node_classes = node_classes
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._canceled: set[str] = set()
         self._runs: dict[str, Run] = {}
@@ -36,9 +38,7 @@ class EmbeddedEngine:
         pass
 
     def node_classes(self) -> Mapping[str, type]:
-        from ..nodes import NODE_CLASS_MAPPINGS
-
-        return {**NODE_CLASS_MAPPINGS, **CORE_NODES}
+        return {**self._node_classes, **CORE_NODES}
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
         classes = self.node_classes()

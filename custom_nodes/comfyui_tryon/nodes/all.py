@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import jobs, metrics, weights
-from .engine import current as engine
-from .masker import CLOTH_TYPES
+from .. import exchange, metrics
+from ..engine import current as engine
+from ..masker import CLOTH_TYPES
+from ..weights import search as weights
 
 CATEGORY = "try-on"
 PARSERS = ["schp_densepose", "segformer", "geometric"]
@@ -141,7 +142,7 @@ class CatVTON:
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> tuple[torch.Tensor]:
-        from .catvton.pipeline import SEED_LIMIT, CatVTONPipeline, preview, working_memory
+        from ..catvton.pipeline import SEED_LIMIT, CatVTONPipeline, preview, working_memory
 
         model = _held_model(pipe, CatVTONPipeline, "pipe", "Load CatVTON Pipeline")
         element_size = next(model.unet.parameters()).element_size()
@@ -298,13 +299,13 @@ class _InputImage:
 
     def _picture(self, image: str, token: str) -> np.ndarray | None:
         if token:
-            return jobs.find(token).pictures.get(self.FIELD)
+            return exchange.find(token).pictures.get(self.FIELD)
         path = _input_path(image)
         if path is None:
             return None
-        from . import pictures
+        from .. import images
 
-        return pictures.decode(path.read_bytes(), image, max_pixels=2**31)
+        return images.decode(path.read_bytes(), image, max_pixels=2**31)
 
 
 class TryOnPersonImage(_InputImage):
@@ -329,7 +330,7 @@ class TryOnMaskImage(_InputImage):
         return {**super().INPUT_TYPES(), "optional": {"automatic": automatic}}
 
     def check_lazy_status(self, image: str = "", token: str = "", **linked: Any) -> list[str]:
-        has_picture = "mask_image" in jobs.find(token).pictures if token else _input_path(image) is not None
+        has_picture = "mask_image" in exchange.find(token).pictures if token else _input_path(image) is not None
         return [] if has_picture else list(linked)
 
     def load(self, image: str = "", token: str = "", automatic: torch.Tensor | None = None) -> tuple[torch.Tensor]:
@@ -363,7 +364,7 @@ class TryOnRepaint:
     def repaint(
         self, person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int = 12
     ) -> tuple[torch.Tensor]:
-        from .catvton.images import mask_to_tensor, repaint, resize_and_crop
+        from ..catvton.processing import mask_to_tensor, repaint, resize_and_crop
 
         size = (result.shape[2], result.shape[1])
         person_pixels = np.array(resize_and_crop(_to_pil(person, "person"), size))
@@ -388,7 +389,7 @@ class TryOnOutput:
     def deliver(self, images: torch.Tensor, token: str = "") -> dict:
         pixels = _to_uint8(images)
         if token:
-            job = jobs.find(token)
+            job = exchange.find(token)
             for picture in pixels[..., :3]:
                 job.deliver(picture)
             return {"ui": {}}
@@ -431,7 +432,7 @@ def _dtype(precision: str) -> torch.dtype:
 # Shared by all workflows: ComfyUI's own cache forgets a loader's output as soon as another workflow runs.
 @lru_cache(maxsize=2)
 def _pipeline(base: Path, vae: Path, catvton: Path, attention_version: str, dtype: torch.dtype, compile: bool) -> Any:
-    from .catvton import load_pipeline
+    from ..catvton import load_pipeline
 
     with metrics.model_load.labels("catvton").time():
         return engine().hold(load_pipeline(base, vae, catvton, attention_version, dtype, compile))
@@ -439,7 +440,7 @@ def _pipeline(base: Path, vae: Path, catvton: Path, attention_version: str, dtyp
 
 @lru_cache(maxsize=2)
 def _masker(parser: str, folder: Path | None, dtype: torch.dtype) -> Any:
-    from . import masker
+    from .. import masker
 
     if parser == "geometric":
         return engine().hold(masker.GeometricMasker())

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .engine import GraphError, current, is_link
-from .schema import BoundWorkflow, WorkflowList
-from .workflow_format import WorkflowFormatError, to_prompt
+from ..engine.interface import Engine, GraphError, is_link
+from ..schema import BoundWorkflow, WorkflowList
+from .format import WorkflowFormatError, to_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
     Raises:
         WorkflowInvalid
     """
-    from .nodes import NODE_CLASS_MAPPINGS as own_classes
+    from ..nodes import NODE_CLASS_MAPPINGS as own_classes
 
     inputs: dict[str, list[str]] = {}
     for node, entry in graph.items():
@@ -201,9 +201,10 @@ class Workflows:
     before it serves.
     """
 
-    def __init__(self, folder: Path, node_classes: Mapping[str, type]) -> None:
+    def __init__(self, folder: Path, engine: Engine) -> None:
         self._folder = folder
-        self._node_classes = ChainMap(node_classes, {"LoadImage": LoadImage})
+        self._engine = engine
+        self._node_classes = ChainMap(engine.node_classes(), {"LoadImage": LoadImage})
         self._checks: dict[str, _Check] = {}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -337,7 +338,7 @@ class Workflows:
             raise WorkflowInvalid(f"it is larger than {MAX_BYTES / 1e6:g} MB")
         try:
             workflow = parse_workflow(name, data, self._node_classes)
-            asyncio.run(current().validate(workflow.prompt("", {}), workflow.outputs))
+            asyncio.run(self._engine.validate(workflow.prompt("", {}), workflow.outputs))
         except WorkflowInvalid:
             raise
         except GraphError as error:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .tryon import DRAINING, FAILED_WORKER, TryOn
+from ..tryon import DRAINING, FAILED_WORKER, TryOn
 
 
 class Health:

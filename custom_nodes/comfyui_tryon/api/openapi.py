@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from .errors import STATUS
-from .schema import ErrorReply, TryonReply, TryonRequest, WorkflowList
-from .workflows import NAME
+from ..errors import STATUS
+from ..schema import ErrorReply, TryonReply, TryonRequest, WorkflowList
+from ..workflows.store import NAME
 
 VERSION = "1"
 DOCS_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass
-class Job:
+class ImageExchange:
     """The pictures of one request on their way in, and who takes those on their way out; uint8 RGB (H, W, 3)."""
 
     pictures: dict[str, np.ndarray]
@@ -17,21 +17,21 @@ class Job:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
 
-_open: dict[str, Job] = {}
+_open: dict[str, ImageExchange] = {}
 
 
 @contextmanager
-def opened(job: Job) -> Iterator[Job]:
-    """Makes `job` reachable by its token for the time of the block."""
-    _open[job.token] = job
+def opened(exchange: ImageExchange) -> Iterator[ImageExchange]:
+    """Makes `exchange` reachable by its token for the time of the block."""
+    _open[exchange.token] = exchange
     try:
-        yield job
+        yield exchange
     finally:
-        del _open[job.token]
+        del _open[exchange.token]
 
 
-def find(token: str) -> Job:
-    """The open job with `token`.
+def find(token: str) -> ImageExchange:
+    """The open exchange with `token`.
 
     Raises:
         LookupError: the request has ended.

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from comfyui_tryon import pictures
+from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from conftest import to_bytes
 from PIL import Image, ImageCms, features
@@ -17,7 +17,7 @@ ORIENTATION = 0x0112
 
 
 def decode(data: bytes) -> np.ndarray:
-    return pictures.decode(data, "person_image", MAX_PIXELS)
+    return images.decode(data, "person_image", MAX_PIXELS)
 
 
 def refused(data: bytes, code: str = "invalid_image") -> ApiError:
@@ -338,17 +338,17 @@ def test_other_formats_are_refused(data):
     refused(data)
 
 
-@pytest.mark.parametrize("output_format", pictures.OUTPUT_FORMATS)
+@pytest.mark.parametrize("output_format", ("png", "jpeg", "webp"))
 def test_what_is_encoded_is_decoded_again(output_format):
     pixels = np.array(gradient())
-    data = pictures.encode(pixels, output_format, 95)
+    data = images.encode(pixels, output_format, 95)
     assert Image.open(io.BytesIO(data)).format == output_format.upper()
     assert np.abs(decode(data).astype(int) - pixels).mean() < 4
-    assert len(pictures.encode(pixels, "jpeg", 10)) < len(pictures.encode(pixels, "jpeg", 95))
+    assert len(images.encode(pixels, "jpeg", 10)) < len(images.encode(pixels, "jpeg", 95))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (300, 1), (33, 47)])
 def test_png_keeps_every_pixel(height, width):
     pixels = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 4), np.uint8)[::2, ::2, :3]
-    image = Image.open(io.BytesIO(pictures.encode(pixels, "png", 95)))
+    image = Image.open(io.BytesIO(images.encode(pixels, "png", 95)))
     assert image.mode == "RGB" and np.array_equal(np.array(image), pixels)

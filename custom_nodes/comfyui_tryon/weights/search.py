@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from .demo import checkpoint as demo_checkpoint
+from ..demo import checkpoint as demo_checkpoint
+from ..settings import PROJECT, settings
 from .files import (
     BASE,
     CATVTON,
@@ -20,7 +21,6 @@ from .files import (
     parser_files,
     vae_files,
 )
-from .settings import PROJECT, settings
 
 __all__ = ["BASE", "CATVTON", "VAE", "WeightsMissing", "demo_notice", "parser_folder", "pipeline_folders"]
 

@@ -8,8 +8,8 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic_core import from_json
 
-from .errors import ApiError
-from .schema import TryonRequest, parse, unknown_field
+from ..errors import ApiError
+from ..schema import TryonRequest, parse, unknown_field
 
 Value = TypeVar("Value")
 

@@ -11,7 +11,6 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError, fe
 from .errors import ApiError
 
 INPUT_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
-OUTPUT_FORMATS = ("png", "jpeg", "webp")
 MIN_SIDE = 16
 MAX_SIDE = 16_384
 WHITE = (255, 255, 255, 255)

@@ -271,7 +271,7 @@ def main() -> None:
 
 
 def _default_folder() -> Path:
-    from .settings import PROJECT, SettingsError, settings
+    from ..settings import PROJECT, SettingsError, settings
 
     try:
         return settings().models_dir or PROJECT / "models"

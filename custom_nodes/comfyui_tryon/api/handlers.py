@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 import pybase64
 from aiohttp import web
 
-from . import body, metrics, openapi, pictures, tryon
-from .engine import Progress
-from .errors import ApiError
+from .. import images, metrics, tryon
+from ..engine.interface import Progress
+from ..errors import ApiError
+from ..schema import TryonRequest
+from ..settings import Settings
+from ..tryon import MEDIA_TYPES, Request, Result, Status, TryOn
+from ..workflows.store import MAX_BYTES, WorkflowInvalid, Workflows
+from . import body, openapi
 from .health import Health
-from .schema import TryonRequest
-from .settings import Settings
-from .tryon import MEDIA_TYPES, Request, Result, Status, TryOn
-from .workflows import MAX_BYTES, WorkflowInvalid, Workflows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Fields = TypeVar("Fields")
@@ -275,7 +276,7 @@ async def _event_data(event: Status | Progress) -> list[tuple[str, dict[str, Any
         return [("status", {"status": event.status, **position})]
     events = [("progress", {"value": event.value, "max": event.max, "node": event.node})]
     if event.preview is not None:
-        data = await asyncio.to_thread(pictures.encode_preview, event.preview, PREVIEW_QUALITY)
+        data = await asyncio.to_thread(images.encode_preview, event.preview, PREVIEW_QUALITY)
         events.append(("preview", {"format": "jpeg", "image": pybase64.b64encode_as_string(data)}))
     return events
 

@@ -1,0 +1,151 @@
+"""What the pack needs of an engine: the prompts it is given, how they end, and the `Engine` protocol itself."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a node is; `preview` is a small PIL picture of its result so far, or None."""
+
+    value: int
+    max: int
+    node: str
+    preview: Any = None
+
+
+@dataclass(eq=False)
+class Run:
+    """One prompt on its way through an engine.
+
+    Attributes:
+        prompt: in ComfyUI's API format; the engine may change it.
+        outputs: ids of the nodes to execute, with all that they depend on.
+        lasting: ids of the nodes that do not depend on the request; only their outputs may outlive it.
+        previews: whether somebody looks at the previews.
+        finished: resolved with None, or fails with NodeFailed, Interrupted or EngineDead.
+        forgotten: resolved when the engine holds nothing of the request any more.
+    """
+
+    prompt: dict[str, dict]
+    outputs: Sequence[str]
+    lasting: frozenset[str] = frozenset()
+    previews: bool = False
+    on_start: Callable[[], None] = lambda: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def __post_init__(self) -> None:
+        self.finished: asyncio.Future[None] = self.loop.create_future()
+        self.forgotten: asyncio.Future[None] = self.loop.create_future()
+        self.finished.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def call(self, function: Callable[..., None], *args: Any) -> None:
+        """Calls `function` on the event loop, from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Resolves `finished`; call it on the event loop."""
+        if self.finished.done():
+            return
+        if error is None:
+            self.finished.set_result(None)
+        else:
+            self.finished.set_exception(error)
+
+    def forget(self) -> None:
+        """Resolves `forgotten`; call it on the event loop."""
+        if not self.forgotten.done():
+            self.forgotten.set_result(None)
+
+
+class GraphError(ValueError):
+    """The engine cannot execute a prompt; the message names the node and says what is wrong with it."""
+
+
+class NodeFailed(Exception):
+    """A node raised.
+
+    Attributes:
+        node: id of the node.
+        node_type: its class name.
+        error_type: name of the exception's class, without its module.
+        message: the exception's text, for the log.
+    """
+
+    def __init__(self, node: str, node_type: str, error_type: str, message: str) -> None:
+        super().__init__(f"node {node} ({node_type}) raised {error_type}: {message}")
+        self.node = node
+        self.node_type = node_type
+        self.error_type = error_type
+        self.message = message
+
+
+class Interrupted(Exception):
+    """The run was canceled."""
+
+
+class EngineDead(Exception):
+    """The thread that executes prompts has ended; this process will never answer again."""
+
+
+class Engine(Protocol):
+    """What the pack needs of a host."""
+
+    name: str
+    """For people: which engine this is, and its version."""
+
+    def node_classes(self) -> Mapping[str, type]:
+        """The classes that a prompt may use, by `class_type`."""
+
+    async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
+        """Raises GraphError unless `outputs` and all that they depend on can be executed; may normalise `prompt`."""
+
+    def queue(self, run: Run) -> None:
+        """Puts a validated run behind those that wait. Call on the event loop."""
+
+    def cancel(self, run: Run) -> None:
+        """Takes a waiting run out of the queue or interrupts it within a step; no other run is touched."""
+
+    def fault(self) -> str | None:
+        """Why no run can ever finish again, or None. Takes no lock that execution holds."""
+
+    def device(self) -> Any:
+        """The torch device that models run on."""
+
+    def hold(self, model: Any) -> Any:
+        """Puts a torch module under the engine's memory management; returns a handle with the module as `.model`."""
+
+    def load(self, handle: Any, working_memory: int = 0) -> None:
+        """Brings a held model onto the device, with `working_memory` bytes to spare beside it."""
+
+    def device_memory(self) -> int:
+        """Bytes of the device's memory that this process uses."""
+
+    def watch_progress(self) -> None:
+        """Starts reporting progress; call once the host has started."""
+
+    def progress(self, total: int) -> Callable[..., None]:
+        """A function that reports steps done of `total`, and raises where the run has been canceled.
+
+        It takes the number of steps and, optionally, a function that makes a preview, called if somebody looks at it.
+        """
+
+    def input_folder(self) -> Path | None:
+        """Where the web page uploads pictures; None where there is no web page."""
+
+    def temp_folder(self) -> Path | None:
+        """Where the web page looks for previews; None where there is no web page."""
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input's value in a prompt is a link, [node id, output index], instead of a literal."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
