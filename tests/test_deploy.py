@@ -13,14 +13,15 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from comfyui_tryon import metrics
-from comfyui_tryon.api.handlers import HEALTH_PATHS, Api
+from comfyui_tryon import metrics, server
 from comfyui_tryon.demo import checkpoint
+from comfyui_tryon.engine import current
 from comfyui_tryon.settings import Settings
 from conftest import DEMO_MODELS
 from hosts import EMBEDDED, ROOT, Server, free_port, wait_until_ready
 
 DRAIN_S = Settings.model_fields["drain_s"].default
+HEALTH_PATHS = {route.path for route in server.Server(Settings(), current()).routes() if route.health}
 SETTINGS = {str(field.validation_alias or f"TRYON_{name.upper()}") for name, field in Settings.model_fields.items()}
 
 
@@ -153,9 +154,8 @@ def test_lint(tool, files):
 
 
 def test_other_hosts_paths_are_off_unless_asked_for():
-    api = Api(Settings(), None, None, None)
-    assert api.aliases() == {}
-    assert not [path for path in api.routes() if "invocations" in path or "predict" in path]
+    paths = {route.path for route in server.Server(Settings(), current()).routes()}
+    assert "/ping" in paths and not [path for path in paths if "invocations" in path or "predict" in path]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from .settings import SettingsError, settings
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to
     try:
         chosen = settings()
     except SettingsError as error:

@@ -1,4 +1,19 @@
-"""The errors a client can meet: one code each, with its HTTP status."""
+"""The errors that a client can receive: one code each, with its HTTP status.
+
+Inside, each layer raises errors of its own, which `tryon.py` and `api/` turn into an `ApiError`:
+
+    settings.SettingsError             an environment variable has an unusable value
+    workflows.WorkflowInvalid          a workflow file cannot serve requests
+      format.WorkflowFormatError       it cannot be read as a workflow
+    engine.interface.GraphError        the engine cannot execute a prompt
+    engine.interface.NodeFailed        a node raised
+    engine.interface.Interrupted       the run was canceled
+    engine.interface.EngineDead        the executor thread has ended
+    weights.search.WeightsMissing      weight files were not found
+    weights.download.DownloadError     a file cannot be downloaded
+    catvton/masker.CheckpointError     a weight file is damaged or of another model
+    masker.NoPersonFound               the image shows no person
+"""
 
 from http import HTTPStatus
 from typing import Any
@@ -31,12 +46,15 @@ REASONS = {499: "Client Closed Request"}
 
 
 class ApiError(Exception):
-    """What a client is told when its request cannot be answered with a picture.
+    """Tells a client why its request has no image.
+
+    Raise a new one each time: an instance that is raised again keeps every frame that it passed, with the request's
+    images in them.
 
     Args:
         code: one of `STATUS`.
         message: what is wrong and what to do about it; shown to the client, so free of paths and internals.
-        retry_after: seconds until a retry is worth while, sent as Retry-After.
+        retry_after: seconds until a retry is worthwhile, sent as Retry-After.
         details: machine-readable particulars, such as `field`.
     """
 
@@ -57,3 +75,15 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+
+
+def canceled() -> ApiError:
+    return ApiError("canceled", "The request was canceled.")
+
+
+def draining() -> ApiError:
+    return ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
+
+
+def failed_worker() -> ApiError:
+    return ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)

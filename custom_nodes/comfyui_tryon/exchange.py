@@ -12,7 +12,7 @@ import numpy as np
 class ImageExchange:
     """The pictures of one request on their way in, and who takes those on their way out; uint8 RGB (H, W, 3)."""
 
-    pictures: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
     deliver: Callable[[np.ndarray], None]
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 

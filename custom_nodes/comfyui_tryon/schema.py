@@ -128,6 +128,18 @@ class TryonRequest(BaseModel):
     )
 
 
+IMAGE_FIELDS = ("person_image", "garment_image", "mask_image")
+PARAMETERS = {
+    "seed": ("seed",),
+    "num_inference_steps": ("num_inference_steps", "steps"),
+    "guidance_scale": ("guidance_scale", "cfg"),
+    "cloth_type": ("cloth_type",),
+    "width": ("width",),
+    "height": ("height",),
+    "num_images": ("batch_size",),
+}
+
+
 class Image(BaseModel):
     image: str = Field(json_schema_extra={"contentEncoding": "base64"})
     format: Literal["png", "jpeg", "webp"]

@@ -1,4 +1,4 @@
-"""Settings, all of them, from environment variables; the README has the table."""
+"""All settings, read from environment variables; the README has the table."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -8,10 +8,11 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
+WORKFLOW_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used; the message names it and says what would do."""
+    """An environment variable has an unusable value; the message names it and says which values are allowed."""
 
 
 class Settings(BaseSettings):
@@ -20,7 +21,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65535, validation_alias="PORT")] = 8000
     port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
     listen: Annotated[str, Field(min_length=1, validation_alias="LISTEN")] = "0.0.0.0"
-    workflow: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "catvton"
+    workflow: Annotated[str, Field(pattern=WORKFLOW_NAME)] = "catvton"
     workflows_dir: Path = PROJECT / "workflows"
     models_dir: Path | None = None
     api_key: SecretStr | None = None
@@ -31,8 +32,8 @@ class Settings(BaseSettings):
     warmup: bool = True
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 25
     log_format: Literal["text", "json"] = "text"
-    dev: bool = False
-    # Other hosts' names for the routes: start.sh serve sets the first, Vertex AI the others.
+    locked: bool = False
+    # Names that other platforms have for the routes: start.sh serve sets the first, Vertex AI the others.
     sagemaker: bool = False
     health_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_HEALTH_ROUTE")] = None
     predict_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_PREDICT_ROUTE")] = None
@@ -40,7 +41,7 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process.
+    """Returns the settings of this process.
 
     Raises:
         SettingsError: a variable is out of range or of the wrong kind.

@@ -1,4 +1,4 @@
-"""One request's way: pictures in, a prompt on the engine's queue, pictures out."""
+"""One request's way: images in, a prompt on the engine's queue, images out."""
 
 import asyncio
 import logging
@@ -10,33 +10,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import pybase64
 
 from . import exchange, images
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
-from .errors import ApiError
+from .errors import ApiError, canceled, draining, failed_worker
 from .log import RequestLog
-from .schema import SEED_MAX, Image, Output, Timings, TryonReply, TryonRequest, WorkflowVersion
+from .masker import NoPersonFound
+from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
-from .weights import search as weights
-from .workflows.store import Workflow, WorkflowInvalid, Workflows
+from .weights.search import WeightsMissing
+from .workflows import Workflow, WorkflowInvalid, Workflows
 
 logger = logging.getLogger(__name__)
 
 MASK_ASPECT_TOLERANCE = 0.01
-ENGINE_CHECK_S = 1.0
-# A run that ends at its deadline, without progress till then, is interrupted and not yet stuck.
+# A run that ends at its deadline, without progress until then, is interrupted and not yet stuck.
 STUCK_GRACE_S = 5.0
 DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
-DRAINING = ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
-FAILED_WORKER = ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)
-EMPTY_IMAGE = b'"image":""'
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+# Retry-After is the mean execution time of late times the queue's length, and starts from a guess.
+FIRST_EXECUTE_S = 10.0
+MEAN_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a request is: queued, with the number of requests ahead of it, or running."""
+    """Says where a request is: queued, with the number of requests ahead of it, or running."""
 
     status: str
     position: int | None = None
@@ -44,7 +42,7 @@ class Status:
 
 @dataclass
 class Result:
-    """The pictures of a finished request, encoded, and how long each stage took in seconds."""
+    """Holds the encoded images of a finished request, and how many seconds each stage took."""
 
     images: list[bytes]
     sizes: list[tuple[int, int]]
@@ -58,12 +56,12 @@ class Result:
         return [(self.seed + index) % (SEED_MAX + 1) for index in range(len(self.images))]
 
 
-class Request:
-    """A request between its arrival and its answer.
+class PendingRequest:
+    """Follows a request from its arrival to its answer.
 
     Attributes:
         id: the caller's or a new one; in the reply and the log.
-        on_event: told of a Status or Progress, on the event loop.
+        on_event: called with each Status and Progress, on the event loop.
         previews: whether the progress should come with previews.
     """
 
@@ -85,40 +83,47 @@ class Request:
 
 
 class TryOn:
-    """Answers requests on an engine; knows which are waiting and running."""
+    """Answers requests on an engine; keeps track of those that wait or run."""
 
     def __init__(self, settings: Settings, engine: Engine, workflows: Workflows) -> None:
         self._settings = settings
         self._engine = engine
         self._workflows = workflows
-        self._requests: dict[str, Request] = {}
-        self._signs_of_life: dict[Run, float] = {}
-        self._device_fault: str | None = None
-        self._execute_s = 10.0
+        self._requests: dict[str, PendingRequest] = {}
+        self._last_progress: dict[Run, float] = {}
+        self._fault: str | None = None
+        self._execute_s = FIRST_EXECUTE_S
         self._codecs = ThreadPoolExecutor(thread_name_prefix="tryon-codec")
 
-    def __len__(self) -> int:
+    @property
+    def depth(self) -> int:
+        """How many requests wait or run."""
         return len(self._requests)
 
+    @property
     def fault(self) -> str | None:
-        """Why this process can make no picture any more, or None."""
-        now = time.monotonic()
-        if any(now - last > self._settings.timeout_s + STUCK_GRACE_S for last in self._signs_of_life.values()):
-            return f"the executor has made no progress for {self._settings.timeout_s:g} s"
-        return self._device_fault or self._engine.fault()
+        """Why this process cannot make images any more, or None."""
+        return self._fault
+
+    def check_engine(self) -> None:
+        """Finds out whether the engine still makes progress; call it every second. A fault, once found, stays."""
+        dead = self._engine.fault()
+        self._fault = self._fault or dead or self._stuck()
+        if dead:
+            self._engine.fail_all_runs()
 
     def check_room(self) -> None:
-        """Raises ApiError queue_full when as many requests wait as may."""
-        if len(self) > self._settings.max_queue:
+        """Raises ApiError queue_full if as many requests wait as may."""
+        if self.depth > self._settings.max_queue:
             raise ApiError(
                 "queue_full",
-                f"{len(self)} requests are ahead, as many as this worker takes. Retry later or on another worker.",
-                retry_after=self._execute_s * len(self),
-                queue=len(self),
+                f"{self.depth} requests are ahead, as many as this worker takes. Retry later or on another worker.",
+                retry_after=self._execute_s * self.depth,
+                queue=self.depth,
             )
 
-    async def answer(self, request: Request, fields: TryonRequest) -> Result:
-        """Makes the pictures that `fields` ask for.
+    async def answer(self, request: PendingRequest, fields: TryonRequest) -> Result:
+        """Makes the images that `fields` ask for.
 
         Raises:
             ApiError
@@ -130,7 +135,7 @@ class TryOn:
         try:
             return await asyncio.wait_for(self._answer(request, fields), self._settings.timeout_s)
         except asyncio.TimeoutError:
-            raise ApiError("timeout", f"No picture within {self._settings.timeout_s:g} s. Retry later.") from None
+            raise ApiError("timeout", f"No image within {self._settings.timeout_s:g} s. Retry later.") from None
         finally:
             if request.run and not request.run.finished.done():
                 self._engine.cancel(request.run)
@@ -138,67 +143,22 @@ class TryOn:
             self._announce_positions()
 
     async def stop(self, timeout_s: float) -> None:
-        """Cancels all requests, telling them to go elsewhere, and waits for the executor to let go of them."""
+        """Cancels all requests with `draining`, and waits for the executor to let go of them."""
         for request_id in list(self._requests):
-            self.cancel(request_id, DRAINING)
+            self.cancel(request_id, draining())
         deadline = time.monotonic() + timeout_s
-        while self._signs_of_life and time.monotonic() < deadline:
+        while self._last_progress and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
     def cancel(self, request_id: str, reason: ApiError | None = None) -> bool:
-        """Cancels one request; False if there is none with that id."""
+        """Cancels one request; returns False if none has that id."""
         request = self._requests.get(request_id)
         if request is None:
             return False
-        request.cancel_reason = reason or ApiError("canceled", "The request was canceled.")
+        request.cancel_reason = reason or canceled()
         if request.run:
             self._engine.cancel(request.run)
         return True
-
-    async def _answer(self, request: Request, fields: TryonRequest) -> Result:
-        workflow = await self.workflow(fields.workflow or self._settings.workflow)
-        self._check_fields(workflow, fields)
-        seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
-        sizes: list[tuple[int, int]] = []
-        encoded: list[Future[bytes]] = []
-
-        def deliver(pixels: np.ndarray) -> None:
-            sizes.append((pixels.shape[1], pixels.shape[0]))
-            encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
-
-        with exchange.opened(exchange.ImageExchange({}, deliver)) as job:
-            job.pictures, prompt = await asyncio.gather(
-                self._decode(fields), self._prompt(request, workflow, fields, job.token, seed)
-            )
-            decoded = time.perf_counter()
-            await self._execute(request, workflow, prompt)
-        if not encoded:
-            request.log.error("workflow %s ended without a picture", workflow.name)
-            raise ApiError(
-                "workflow_invalid", f"Workflow {workflow.name!r} ended without a picture. Tell the operator."
-            )
-        files = [await asyncio.wrap_future(image) for image in encoded]
-        await request.run.forgotten
-        done = time.perf_counter()
-        return Result(
-            images=files,
-            sizes=sizes,
-            seed=seed,
-            workflow=workflow,
-            timings=Timings(
-                queue_s=round(request.started - request.queued, 4),
-                execute_s=round(request.ended - request.started, 4),
-                total_s=round(done - request.arrived, 4),
-            ),
-            output_format=fields.output_format,
-            stages={
-                "decode": decoded - request.arrived,
-                "queue": request.started - request.queued,
-                "execute": request.ended - request.started,
-                "encode": done - request.ended,
-                "total": done - request.arrived,
-            },
-        )
 
     async def workflow(self, name: str) -> Workflow:
         """Raises ApiError workflow_not_found or workflow_invalid."""
@@ -211,42 +171,62 @@ class TryOn:
             logger.error("Workflow %s is refused: %s", name, error)
             raise ApiError("workflow_invalid", f"Workflow {name!r} cannot be used: {error}.") from None
 
-    async def _decode(self, fields: TryonRequest) -> dict[str, np.ndarray]:
-        uploads = {
-            name: data
-            for name in ("person_image", "garment_image", "mask_image")
-            if (data := getattr(fields, name)) is not None
-        }
-        loop = asyncio.get_running_loop()
-        decoded = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._codecs, images.decode, data, name, self._settings.max_pixels)
-                for name, data in uploads.items()
-            )
-        )
-        pixels = dict(zip(uploads, decoded))
-        if "mask_image" in pixels:
-            pixels["mask_image"] = await asyncio.to_thread(_fit_mask, pixels["mask_image"], pixels["person_image"])
-        return pixels
+    def _stuck(self) -> str | None:
+        allowed = self._settings.timeout_s + STUCK_GRACE_S
+        now = time.monotonic()
+        if any(now - last > allowed for last in self._last_progress.values()):
+            return f"the executor has made no progress for {self._settings.timeout_s:g} s"
+        return None
 
-    def _check_fields(self, workflow: Workflow, fields: TryonRequest) -> None:
-        for name in fields.model_fields_set & {"num_inference_steps", "guidance_scale", "seed", "width", "height"}:
-            if name not in workflow.parameters and getattr(fields, name) is not None:
-                raise ApiError(
-                    "invalid_parameter", f"Workflow {workflow.name!r} has no {name}. Leave it out.", field=name
-                )
-        if fields.num_images > 1 and "num_images" not in workflow.parameters:
-            raise ApiError(
-                "invalid_parameter", f"Workflow {workflow.name!r} makes one picture a request.", field="num_images"
+    async def _answer(self, request: PendingRequest, fields: TryonRequest) -> Result:
+        workflow = await self.workflow(fields.workflow or self._settings.workflow)
+        _check_fields(workflow, fields)
+        seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
+        sizes: list[tuple[int, int]] = []
+        encoded: list[Future[bytes]] = []
+
+        def deliver(pixels: np.ndarray) -> None:
+            # Encoding starts while the graph's other nodes, if any, still run.
+            sizes.append((pixels.shape[1], pixels.shape[0]))
+            encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
+
+        with exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
+            opened.images, prompt = await asyncio.gather(
+                self._decode(fields), self._prompt(request, workflow, fields, opened.token, seed)
             )
-        if fields.mask_image is None:
-            if workflow.mask_required:
-                raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
-        elif not workflow.inputs.get("mask_image"):
-            raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
+            decoded = time.perf_counter()
+            run = await self._execute(request, workflow, prompt)
+        if not encoded:
+            request.log.error("workflow %s ended without an image", workflow.name)
+            raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} ended without an image. Tell the operator.")
+        files = [await asyncio.wrap_future(file) for file in encoded]
+        await run.released
+        done = time.perf_counter()
+        stages = {
+            "decode": decoded - request.arrived,
+            "queue": request.started - request.queued,
+            "execute": request.ended - request.started,
+            "encode": done - request.ended,
+            "total": done - request.arrived,
+        }
+        timings = Timings(**{f"{stage}_s": round(stages[stage], 4) for stage in ("queue", "execute", "total")})
+        return Result(files, sizes, seed, workflow, timings, fields.output_format, stages)
+
+    async def _decode(self, fields: TryonRequest) -> dict[str, np.ndarray]:
+        """Decodes the request's images side by side: uint8 (H, W, 3) RGB by field, the mask in the person's size."""
+        uploads = {name: data for name in IMAGE_FIELDS if (data := getattr(fields, name)) is not None}
+        loop = asyncio.get_running_loop()
+        decoding = (
+            loop.run_in_executor(self._codecs, images.decode, data, name, self._settings.max_pixels)
+            for name, data in uploads.items()
+        )
+        decoded = dict(zip(uploads, await asyncio.gather(*decoding)))
+        if "mask_image" in decoded:
+            decoded["mask_image"] = await asyncio.to_thread(_fit_mask, decoded["mask_image"], decoded["person_image"])
+        return decoded
 
     async def _prompt(
-        self, request: Request, workflow: Workflow, fields: TryonRequest, token: str, seed: int
+        self, request: PendingRequest, workflow: Workflow, fields: TryonRequest, token: str, seed: int
     ) -> dict[str, dict]:
         await asyncio.sleep(0)  # the decoders start first, and work beside this
         values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
@@ -258,7 +238,7 @@ class TryOn:
             raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} cannot run here: {error}.") from None
         return prompt
 
-    async def _execute(self, request: Request, workflow: Workflow, prompt: dict[str, dict]) -> None:
+    async def _execute(self, request: PendingRequest, workflow: Workflow, prompt: dict[str, dict]) -> Run:
         if request.cancel_reason:
             raise request.cancel_reason
 
@@ -266,41 +246,39 @@ class TryOn:
         run = request.run = Run(
             prompt,
             workflow.outputs,
-            workflow.lasting,
+            workflow.request_independent,
             request.previews,
-            on_start=lambda: self._on_start(request),
-            on_progress=lambda progress: self._on_progress(request, progress),
+            on_start=lambda: self._on_start(request, run),
+            on_progress=lambda progress: self._on_progress(request, run, progress),
         )
-        run.finished.add_done_callback(lambda finished: self._signs_of_life.pop(run, None))
+        run.finished.add_done_callback(lambda finished: self._last_progress.pop(run, None))
         self._engine.queue(run)
         self._announce_positions()
         try:
-            while not run.finished.done():
-                await asyncio.wait({run.finished}, timeout=ENGINE_CHECK_S)
-                self._engine.fault()
-            run.finished.result()
+            await asyncio.shield(run.finished)  # the engine resolves it, whoever stops waiting
         except Interrupted:
-            raise request.cancel_reason or ApiError("canceled", "The request was canceled.") from None
+            raise request.cancel_reason or canceled() from None
         except EngineDead:
-            raise FAILED_WORKER from None
+            raise failed_worker() from None
         except NodeFailed as error:
             request.log.error("%s", error)
             raise self._node_error(request, error) from None
         finally:
             request.ended = time.perf_counter()
             request.started = request.started or request.ended
-        self._execute_s += 0.2 * (request.ended - request.started - self._execute_s)
+        self._execute_s += MEAN_WEIGHT * (request.ended - request.started - self._execute_s)
+        return run
 
-    def _on_start(self, request: Request) -> None:
+    def _on_start(self, request: PendingRequest, run: Run) -> None:
         request.started = time.perf_counter()
-        if not request.run.finished.done():
-            self._signs_of_life[request.run] = time.monotonic()
+        if not run.finished.done():
+            self._last_progress[run] = time.monotonic()
         request.on_event(Status("running"))
         self._announce_positions()
 
-    def _on_progress(self, request: Request, progress: Progress) -> None:
-        if request.run in self._signs_of_life:
-            self._signs_of_life[request.run] = time.monotonic()
+    def _on_progress(self, request: PendingRequest, run: Run, progress: Progress) -> None:
+        if run in self._last_progress:
+            self._last_progress[run] = time.monotonic()
         request.on_event(progress)
 
     def _announce_positions(self) -> None:
@@ -309,29 +287,32 @@ class TryOn:
                 request.position = position
                 request.on_event(Status("queued", position))
 
-    def _node_error(self, request: Request, error: NodeFailed) -> ApiError:
-        """What a client may know of a node's exception: none of its text, which may hold paths and inputs."""
-        if error.error_type == "NoPersonFound":
+    def _node_error(self, request: PendingRequest, error: NodeFailed) -> ApiError:
+        """Tells a client of a node's exception without its text, which may hold paths and inputs.
+
+        The engine passes only the name of the exception's class on.
+        """
+        if error.error_type == NoPersonFound.__name__:
             return ApiError(
                 "no_person_found",
-                "No person was found in person_image. Send a picture that shows the person, or a mask_image.",
+                "No person was found in person_image. Send an image that shows the person, or a mask_image.",
                 field="person_image",
             )
-        if error.error_type == "WeightsMissing":
+        if error.error_type == WeightsMissing.__name__:
             return ApiError(
                 "not_ready",
-                "This worker lacks the weights of that workflow. Its operator finds them listed in the log; "
-                "./start.sh --download fetches them.",
+                "This worker has no weights for that workflow. The log lists the missing files and the command that "
+                "downloads them.",
                 retry_after=60,
             )
         if error.error_type == "OutOfMemoryError" or "out of memory" in error.message:
             return ApiError(
-                "out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller picture.", retry_after=5
+                "out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller image.", retry_after=5
             )
         if DEVICE_FAULT.search(error.message) or error.error_type == "AcceleratorError":
-            self._device_fault = "the GPU has failed"
+            self._fault = self._fault or "the GPU has failed"
             request.log.critical("The GPU has failed and no request can succeed in this process: start a new one.")
-            return FAILED_WORKER
+            return failed_worker()
         return ApiError(
             "node_execution_error",
             f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
@@ -341,35 +322,28 @@ class TryOn:
         )
 
 
+def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
+    """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
+    for name in fields.model_fields_set & PARAMETERS.keys() - workflow.parameters.keys():
+        value, default = getattr(fields, name), TryonRequest.model_fields[name].default
+        if name == "cloth_type" or value in (None, default):  # every workflow dresses some type of garment
+            continue
+        advice = "makes only one image per request" if name == "num_images" else f"has no {name}. Leave it out"
+        raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} {advice}.", field=name)
+    if fields.mask_image is None:
+        if workflow.mask_required:
+            raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
+    elif not workflow.inputs.get("mask_image"):
+        raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
+
+
 def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """The mask in the person picture's size, uint8 (H, W, 3); raises ApiError where its shape is another."""
+    """Resizes the mask to the person image, uint8 (H, W, 3); raises ApiError if its aspect ratio differs."""
     (mask_h, mask_w), (h, w) = mask.shape[:2], person.shape[:2]
     if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
         raise ApiError(
             "invalid_image",
-            f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person picture's size.",
+            f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person image's size.",
             field="mask_image",
         )
     return mask if (mask_h, mask_w) == (h, w) else images.resize(mask, (w, h))
-
-
-def reply(request_id: str, result: Result) -> bytes:
-    """The JSON reply; a large one takes milliseconds."""
-    images = [
-        Image(image="", format=result.output_format, width=width, height=height, seed=seed)
-        for (width, height), seed in zip(result.sizes, result.seeds())
-    ]
-    content = TryonReply(
-        id=request_id,
-        output=Output(images=images),
-        seed=result.seed,
-        workflow=WorkflowVersion(name=result.workflow.name, version=result.workflow.version),
-        timings=result.timings,
-        notice=weights.demo_notice(),
-    )
-    # filled in afterwards: as part of the model, a megabyte of base64 is copied and searched several times
-    before, *after = content.model_dump_json(exclude_none=True).encode().split(EMPTY_IMAGE)
-    parts = [before]
-    for data, rest in zip(result.images, after):
-        parts += [b'"image":"', pybase64.b64encode(data), b'"', rest]
-    return b"".join(parts)

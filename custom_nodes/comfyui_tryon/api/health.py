@@ -1,59 +1,68 @@
-"""Whether this worker can answer: starting, ready, draining or failed for good."""
+"""Whether this worker can answer: starting, ready, draining or failed; and the paths that say so."""
 
 from typing import Any
 
-from ..tryon import DRAINING, FAILED_WORKER, TryOn
+from aiohttp import web
+
+from ..errors import draining, failed_worker
+from ..tryon import TryOn
+from .routes import Route
 
 
 class Health:
     def __init__(self, tryon: TryOn) -> None:
         self._tryon = tryon
         self._warm = False
-        self._draining = False
         self._failure: str | None = None
+        self.draining = False
 
     def warmed(self) -> None:
         self._warm = True
 
     def drain(self) -> None:
-        self._draining = True
+        self.draining = True
 
     def fail(self, reason: str) -> None:
-        """Latches a fault that only a new process mends."""
+        """Makes this worker unhealthy until its process is replaced."""
         self._failure = self._failure or reason
 
     @property
-    def draining(self) -> bool:
-        return self._draining
-
-    @property
     def failure(self) -> str | None:
-        if fault := self._tryon.fault():
-            self.fail(fault)
-        return self._failure
-
-    def ping(self) -> tuple[int, Any]:
-        """Status and body of /ping; a body of None is an empty one."""
-        if self.failure:
-            return 503, {"status": "unhealthy", "reason": self.failure}
-        if self._draining:
-            return 503, {"status": "draining"}
-        return (200, {"status": "healthy"}) if self._warm else (204, None)
-
-    def live(self) -> tuple[int, Any]:
-        """503 only when this process must be replaced."""
-        if self.failure:
-            return 503, {"status": "unhealthy", "reason": self.failure}
-        return 200, {"status": "healthy"}
-
-    def ready(self) -> tuple[int, Any]:
-        """200 when requests are answered at once, else 503."""
-        status, content = self.ping()
-        return (status, content) if content else (503, {"status": "starting"})
+        return self._failure or self._tryon.fault
 
     def check_accepting(self) -> None:
-        """Raises ApiError draining or not_ready when a new request would not be answered."""
+        """Raises ApiError draining or not_ready if a new request would not be answered."""
         if self.failure:
-            raise FAILED_WORKER
-        if self._draining:
-            raise DRAINING
+            raise failed_worker()
+        if self.draining:
+            raise draining()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/ping", self.ping, health=True),
+            Route("GET", "/healthz", self.live, health=True),
+            Route("GET", "/readyz", self.ready, health=True),
+            Route("GET", "/health", self.ready, health=True),
+        ]
+
+    async def ping(self, request: web.Request) -> web.StreamResponse:
+        """200 ready, 204 starting, 503 failed or draining."""
+        status, content = self._state()
+        return web.Response(status=204) if status == 204 else web.json_response(content, status=status)
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """200, or 503 if this process must be replaced."""
+        status, content = self._state() if self.failure else (200, {"status": "healthy"})
+        return web.json_response(content, status=status)
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        """200 if requests are answered at once, else 503."""
+        status, content = self._state()
+        return web.json_response(content, status=503 if status == 204 else status)
+
+    def _state(self) -> tuple[int, dict[str, Any]]:
+        if self.failure:
+            return 503, {"status": "unhealthy", "reason": self.failure}
+        if self.draining:
+            return 503, {"status": "draining"}
+        return (200, {"status": "healthy"}) if self._warm else (204, {"status": "starting"})

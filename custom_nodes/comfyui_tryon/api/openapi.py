@@ -1,39 +1,24 @@
-"""The OpenAPI document, made from the models that validate, and the page that shows it."""
+"""The OpenAPI document, made from the models that validate."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
-from ..schema import ErrorReply, TryonReply, TryonRequest, WorkflowList
-from ..workflows.store import NAME
+from ..schema import IMAGE_FIELDS, ErrorReply, TryonReply, TryonRequest, WorkflowList
+from ..settings import WORKFLOW_NAME
 
 VERSION = "1"
-DOCS_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
-DOCS_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Virtual try-on API</title>
-<link rel="stylesheet" href="docs/swagger-ui.css">
-<div id="page"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#page", validatorUrl: null})</script>
-</html>
-"""
-PICTURE_FIELDS = ("person_image", "garment_image", "mask_image")
 REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "Your id for the request, 1 to 64 of A-Z a-z 0-9 . _ -; one is made if you send none.",
+    "description": "Your id for the request, 1 to 64 of A-Z a-z 0-9 . _ -; generated if absent.",
     "schema": {"type": "string"},
 }
 
 
-def document(dev: bool) -> dict[str, Any]:
-    """OpenAPI 3.1; with what is there for workflow authors only, if `dev`."""
+def document(publishing: bool) -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document, with the paths that publish workflows if `publishing`."""
     models = [
         (TryonRequest, "validation"),
         *((model, "serialization") for model in (TryonReply, ErrorReply, WorkflowList)),
@@ -41,16 +26,16 @@ def document(dev: bool) -> dict[str, Any]:
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = definitions["$defs"]
     schemas["TryonForm"] = _form(schemas["TryonRequest"])
-    picture = {"schema": {"type": "string", "format": "binary"}}
+    image = {"schema": {"type": "string", "format": "binary"}}
     ok = {
-        "description": "The pictures.",
+        "description": "The images.",
         "headers": {
             "X-Request-Id": {"schema": {"type": "string"}},
-            "X-Seed": {"schema": {"type": "string"}, "description": "The first picture's seed."},
+            "X-Seed": {"schema": {"type": "string"}, "description": "The first image's seed."},
         },
         "content": {
             "application/json": _schema("TryonReply"),
-            **{f"image/{name}": picture for name in ("png", "jpeg", "webp")},
+            **{f"image/{name}": image for name in ("png", "jpeg", "webp")},
             "text/event-stream": {
                 "schema": {
                     "type": "string",
@@ -66,7 +51,7 @@ def document(dev: bool) -> dict[str, Any]:
         "info": {
             "title": "Virtual try-on",
             "version": VERSION,
-            "description": "A person and a garment in, a picture of the person in the garment out.",
+            "description": "Send a person and a garment, get an image of the person wearing the garment.",
         },
         "paths": {
             "/api/v1/tryon": {
@@ -97,13 +82,13 @@ def document(dev: bool) -> dict[str, Any]:
                             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
                         }
                     ],
-                    "responses": {"204": {"description": "It is canceled."}, **_errors({"unauthorized", "not_found"})},
+                    "responses": {"204": {"description": "Canceled."}, **_errors({"unauthorized", "not_found"})},
                 }
             },
             "/api/v1/workflows": {
                 "get": {
                     "operationId": "workflows",
-                    "summary": "The published workflows and their parameters",
+                    "summary": "List the published workflows and their parameters",
                     "responses": {
                         "200": {
                             "description": "The workflows.",
@@ -113,16 +98,16 @@ def document(dev: bool) -> dict[str, Any]:
                     },
                 }
             },
-            **({"/api/v1/workflows/{name}": _publishing()} if dev else {}),
+            **({"/api/v1/workflows/{name}": _publishing()} if publishing else {}),
             "/ping": {
                 "get": {
                     "operationId": "ping",
-                    "summary": "Whether this worker answers requests",
+                    "summary": "Tell whether this worker answers requests",
                     "security": [],
                     "responses": {
                         "200": {"description": "Ready."},
                         "204": {"description": "Starting or warming up."},
-                        "503": {"description": "Unhealthy for good, or draining."},
+                        "503": {"description": "Failed until the process is replaced, or draining."},
                     },
                 }
             },
@@ -140,12 +125,12 @@ def document(dev: bool) -> dict[str, Any]:
 
 def _publishing() -> dict[str, Any]:
     graph = {"type": "object", "additionalProperties": True}
-    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    name = {"type": "string", "pattern": WORKFLOW_NAME}
     return {
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": name}],
         "put": {
             "operationId": "publish",
-            "summary": "Make the web page's open graph a workflow",
+            "summary": "Publish the web page's open graph as a workflow",
             "requestBody": {
                 "required": True,
                 "content": {
@@ -162,29 +147,23 @@ def _publishing() -> dict[str, Any]:
                 },
             },
             "responses": {
-                "200": {"description": "It is published.", "content": {"application/json": _schema("BoundWorkflow")}},
+                "200": {"description": "Published.", "content": {"application/json": _schema("BoundWorkflow")}},
                 **_errors({"invalid_parameter", "payload_too_large", "unauthorized"}),
             },
         },
         "delete": {
             "operationId": "withdraw",
             "summary": "Remove a workflow",
-            "responses": {"204": {"description": "It is removed."}, **_errors({"unauthorized", "not_found"})},
+            "responses": {"204": {"description": "Removed."}, **_errors({"unauthorized", "not_found"})},
         },
     }
 
 
-def docs_file(name: str) -> bytes:
-    """One of `DOCS_FILES`, from the installed Swagger UI package."""
-    package = importlib.util.find_spec("swagger_ui")
-    return (Path(package.submodule_search_locations[0]) / "static" / name).read_bytes()
-
-
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same fields as a form sends them: pictures as files, and no null, for which a form has no sign."""
+    """Describes the same fields as a form sends them: images as files, and no null, which a form cannot express."""
     properties = {}
     for name, field in schema["properties"].items():
-        if name in PICTURE_FIELDS:
+        if name in IMAGE_FIELDS:
             field = {"type": "string", "format": "binary", "description": field["description"]}
         elif "anyOf" in field:
             value = next(option for option in field["anyOf"] if option.get("type") != "null")

@@ -33,15 +33,17 @@ CLIENT_ID = "comfyui_tryon"
 class ComfyUIEngine:
     def __init__(self) -> None:
         self._server = PromptServer.instance
-        self._prompts = self._server.prompt_queue
+        self._queue = self._server.prompt_queue
         self._runs: dict[str, Run] = {}
         self._sweeps: dict[str, Run] = {}
         self._running: str | None = None
         self._worker: threading.Thread | None = None
         self._numbers = itertools.count()
-        self._item_tail = ({},) if "process_item" in inspect.signature(self._prompts.task_done).parameters else ()
-        self._get, self._prompts.get = self._prompts.get, self._on_get
-        self._task_done, self._prompts.task_done = self._prompts.task_done, self._on_task_done
+        # From 0.3.68 on an item ends in the prompt's secrets, and the worker fails without them.
+        takes_secrets = "process_item" in inspect.signature(self._queue.task_done).parameters
+        self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
+        _watch(self._queue, self)
+        # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
         self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
 
@@ -62,9 +64,10 @@ class ComfyUIEngine:
         return nodes.NODE_CLASS_MAPPINGS
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
-        function = execution.validate_prompt
-        arguments = {1: (prompt,), 2: ("", prompt), 3: ("", prompt, list(outputs))}
-        result = function(*arguments[min(len(inspect.signature(function).parameters), 3)])
+        arity = len(inspect.signature(execution.validate_prompt).parameters)
+        # 0.3.44 takes the prompt alone; later ones take an id before it, and then the outputs to execute.
+        arguments = (prompt,) if arity == 1 else ("", prompt, list(outputs))[:arity]
+        result = execution.validate_prompt(*arguments)
         valid, error, good_outputs, node_errors = await result if inspect.isawaitable(result) else result
         problems = [
             f"node {node} ({found['class_type']}): {problem['message']}: {problem['details']}"
@@ -81,31 +84,32 @@ class ComfyUIEngine:
         self._put(next(self._numbers), run.id, run.prompt, run.outputs)
 
     def cancel(self, run: Run) -> None:
-        if self._prompts.delete_queue_item(lambda item: item[1] == run.id):
+        if self._queue.delete_queue_item(lambda item: item[1] == run.id):
             self._runs.pop(run.id, None)
             run.finish(Interrupted())
-            run.forget()
-            return
-        with self._prompts.mutex:  # while it is held, the executor cannot go on to another prompt
-            if any(item[1] == run.id for item in self._prompts.currently_running.values()):
-                nodes.interrupt_processing()
+            run.release()
+        elif hasattr(self._queue, "interrupt_if_running"):
+            self._queue.interrupt_if_running(run.id)
+        else:
+            with self._queue.mutex:  # while it is held, the executor cannot go on to another prompt
+                if any(item[1] == run.id for item in self._queue.currently_running.values()):
+                    nodes.interrupt_processing()
 
     def fault(self) -> str | None:
-        if self._worker is None:
-            self._worker = next((t for t in threading.enumerate() if "prompt_worker" in t.name), None)
-        if self._worker is None or self._worker.is_alive():
-            return None
+        dead = self._worker is not None and not self._worker.is_alive()
+        return "ComfyUI's executor thread has ended" if dead else None
+
+    def fail_all_runs(self) -> None:
         for run in [*self._runs.values(), *self._sweeps.values()]:
             run.finish(EngineDead())
-            run.forget()
+            run.release()
         self._runs.clear()
         self._sweeps.clear()
-        return "ComfyUI's executor thread has ended"
 
-    def device(self) -> Any:
+    def device(self) -> torch.device:
         return memory.get_torch_device()
 
-    def hold(self, model: Any) -> Any:
+    def hold(self, model: torch.nn.Module) -> Any:
         return comfy.model_patcher.ModelPatcher(model, memory.get_torch_device(), memory.unet_offload_device())
 
     def load(self, handle: Any, working_memory: int = 0) -> None:
@@ -132,70 +136,87 @@ class ComfyUIEngine:
     def temp_folder(self) -> Path | None:
         return Path(folder_paths.get_temp_directory())
 
+    def on_get(self) -> None:
+        """Called in the executor thread before it waits for a prompt."""
+        self._worker = threading.current_thread()
+
+    def on_start(self, prompt_id: str) -> None:
+        """Called in the executor thread when it has taken a prompt."""
+        self._running = prompt_id
+        if run := self._runs.get(prompt_id):
+            run.call(run.on_start)
+
+    def on_end(self, prompt_id: str, messages: Sequence[tuple[str, dict]]) -> None:
+        """Called in the executor thread when a prompt has ended: reports a run's outcome, leaves no history entry."""
+        if swept := self._sweeps.pop(prompt_id, None):
+            self._queue.delete_history_item(prompt_id)
+            swept.call(swept.release)
+        elif run := self._runs.pop(prompt_id, None):
+            self._queue.delete_history_item(prompt_id)
+            run.call(run.finish, _outcome(messages))
+            self._sweep(run)
+
     def _put(self, number: int, prompt_id: str, prompt: dict, outputs: Sequence[str]) -> None:
         extra = {"client_id": CLIENT_ID, "create_time": int(time.time() * 1000)}
-        self._prompts.put((number, prompt_id, prompt, extra, list(outputs), *self._item_tail))
-
-    def _on_get(self, *args: Any, **kwargs: Any) -> Any:
-        """In the executor thread, around PromptQueue.get: says that a run starts."""
-        result = self._get(*args, **kwargs)
-        if result is not None:
-            self._running = result[0][1]
-            if run := self._runs.get(self._running):
-                run.call(run.on_start)
-        return result
-
-    def _on_task_done(self, item_id: Any, *args: Any, **kwargs: Any) -> Any:
-        """In the executor thread, around PromptQueue.task_done: tells the run its outcome, leaves no history entry.
-
-        What it raised would end the executor thread, so it catches everything.
-        """
-        item = self._prompts.currently_running.get(item_id)
-        result = self._task_done(item_id, *args, **kwargs)
-        try:
-            prompt_id = item[1] if item else ""
-            if swept := self._sweeps.pop(prompt_id, None):
-                self._prompts.delete_history_item(prompt_id)
-                swept.call(swept.forget)
-            elif run := self._runs.pop(prompt_id, None):
-                self._prompts.delete_history_item(prompt_id)
-                status = kwargs.get("status") or (args[1] if len(args) > 1 else None)
-                run.call(run.finish, _outcome(getattr(status, "messages", ())))
-                self._sweep(run)
-        except Exception:
-            logger.exception("Could not report the end of a prompt")
-        return result
-
-    def _on_send(self, event: Any, data: Any, sid: str | None = None) -> None:
-        """In any thread, around PromptServer.send_sync: drops what nobody hears, as each would wake the event loop."""
-        if self._server.sockets if sid is None else sid != CLIENT_ID:
-            self._send(event, data, sid)
+        self._queue.put((number, prompt_id, prompt, extra, list(outputs), *self._item_tail))
 
     def _sweep(self, run: Run) -> None:
         """Has the executor drop what its cache holds of `run`.
 
-        The cache keeps the outputs of the last prompt's nodes until another prompt lacks them. That other prompt is
-        here one that executes nothing and has only the nodes that do not depend on the request, such as loaders.
+        The cache keeps the outputs of the last prompt's nodes until a prompt comes that lacks these nodes. The one
+        queued here executes nothing and has only the nodes that do not depend on the request, such as loaders.
         """
-        if self._prompts.queue:  # the next prompt does it
-            run.call(run.forget)
+        if self._queue.queue:  # the next prompt does it
+            run.call(run.release)
             return
         prompt_id = str(uuid.uuid4())
         self._sweeps[prompt_id] = run
-        self._put(-1, prompt_id, {node: run.prompt[node] for node in run.lasting}, ())
+        self._put(-1, prompt_id, {node: run.prompt[node] for node in run.request_independent}, ())
+
+    def _on_send(self, event: Any, data: Any, sid: str | None = None) -> None:
+        """Takes the place of PromptServer.send_sync, in any thread: drops messages that nobody would receive."""
+        received = bool(self._server.sockets) if sid is None else sid != CLIENT_ID
+        if received:
+            self._send(event, data, sid)
 
     def _on_progress(self, value: float, total: float, preview: Any = None, *args: Any, **kwargs: Any) -> Any:
         if run := self._runs.get(self._running or ""):
-            picture = preview[1] if isinstance(preview, tuple) and len(preview) > 1 else None
+            image = preview[1] if isinstance(preview, tuple) and len(preview) > 1 else None
             node = kwargs.get("node_id") or (args[1] if len(args) > 1 else None) or self._server.last_node_id or ""
-            run.call(run.on_progress, Progress(int(value), int(total), str(node), picture))
+            run.call(run.on_progress, Progress(int(value), int(total), str(node), image))
         if self._progress_hook is not None:
             return self._progress_hook(value, total, preview, *args, **kwargs)
         return None
 
 
+def _watch(queue: Any, engine: ComfyUIEngine) -> None:
+    """Makes ComfyUI's `queue` report to `engine` when it hands out a prompt and when that prompt has ended.
+
+    No hook of ComfyUI's covers this for prompts that did not come over HTTP. The queue gets a subclass of its class;
+    a new queue would leave other packs with a reference to one that nobody reads.
+    """
+
+    class WatchedQueue(type(queue)):  # type: ignore[misc]
+        def get(self, timeout: float | None = None) -> Any:
+            engine.on_get()
+            taken = super().get(timeout)
+            if taken is not None:
+                engine.on_start(taken[0][1])
+            return taken
+
+        def task_done(self, item_id: Any, history_result: dict, status: Any, **others: Any) -> None:
+            prompt_id = self.currently_running[item_id][1]
+            super().task_done(item_id, history_result, status, **others)
+            try:
+                engine.on_end(prompt_id, getattr(status, "messages", ()))
+            except Exception:  # it would end the executor thread
+                logger.exception("The end of a prompt could not be reported")
+
+    queue.__class__ = WatchedQueue
+
+
 def _outcome(messages: Sequence[tuple[str, dict]]) -> Exception | None:
-    """What a prompt's status messages say of its end; the status itself calls an interruption an error too."""
+    """Reads from a prompt's status messages how it ended; the status itself calls an interruption an error too."""
     for event, data in messages:
         if event == "execution_interrupted":
             return Interrupted()

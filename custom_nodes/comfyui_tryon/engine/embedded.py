@@ -55,16 +55,18 @@ class EmbeddedEngine:
         self._canceled.add(run.id)
         if run is not self._running:
             run.finish(Interrupted())
-            run.forget()
+            run.release()
 
     def fault(self) -> str | None:
         if self._thread.is_alive():
             return None
+        return "the executor thread has ended"
+
+    def fail_all_runs(self) -> None:
         for run in self._runs.values():
             run.finish(EngineDead())
-            run.forget()
+            run.release()
         self._runs.clear()
-        return "the executor thread has ended"
 
     def device(self) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -86,8 +88,8 @@ class EmbeddedEngine:
         def report(step: int, preview: Callable[[], Any] | None = None) -> None:
             self._check_canceled()
             if run:
-                picture = preview() if preview and run.previews else None
-                run.call(run.on_progress, Progress(step, total, node, picture))
+                image = preview() if preview and run.previews else None
+                run.call(run.on_progress, Progress(step, total, node, image))
 
         return report
 
@@ -125,7 +127,7 @@ class EmbeddedEngine:
             self._runs.pop(run.id, None)
             self._running = None
             run.call(run.finish, error)
-            run.call(run.forget)
+            run.call(run.release)
             del run, error
 
     def _execute(self, run: Run) -> None:
@@ -248,7 +250,7 @@ NUMBERS = {"INT": int, "FLOAT": float}
 
 
 class PreviewImage:
-    """Core nodes that show pictures in the web page; here they end a graph and show nothing."""
+    """Ends a graph and shows nothing; in ComfyUI it shows images in the web page."""
 
     RETURN_TYPES = ()
     FUNCTION = "show"

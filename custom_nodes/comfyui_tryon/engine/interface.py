@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a node is; `preview` is a small PIL picture of its result so far, or None."""
+    """Says how far a node is; `preview` is a small PIL image of its result so far, or None."""
 
     value: int
     max: int
@@ -25,15 +25,15 @@ class Run:
     Attributes:
         prompt: in ComfyUI's API format; the engine may change it.
         outputs: ids of the nodes to execute, with all that they depend on.
-        lasting: ids of the nodes that do not depend on the request; only their outputs may outlive it.
-        previews: whether somebody looks at the previews.
+        request_independent: ids of the nodes whose outputs do not depend on the request, and so may outlive it.
+        previews: whether to make previews.
         finished: resolved with None, or fails with NodeFailed, Interrupted or EngineDead.
-        forgotten: resolved when the engine holds nothing of the request any more.
+        released: resolved when the engine holds nothing of the request any more.
     """
 
     prompt: dict[str, dict]
     outputs: Sequence[str]
-    lasting: frozenset[str] = frozenset()
+    request_independent: frozenset[str] = frozenset()
     previews: bool = False
     on_start: Callable[[], None] = lambda: None
     on_progress: Callable[[Progress], None] = lambda progress: None
@@ -42,7 +42,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.finished: asyncio.Future[None] = self.loop.create_future()
-        self.forgotten: asyncio.Future[None] = self.loop.create_future()
+        self.released: asyncio.Future[None] = self.loop.create_future()
         self.finished.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
@@ -61,10 +61,10 @@ class Run:
         else:
             self.finished.set_exception(error)
 
-    def forget(self) -> None:
-        """Resolves `forgotten`; call it on the event loop."""
-        if not self.forgotten.done():
-            self.forgotten.set_result(None)
+    def release(self) -> None:
+        """Resolves `released`; call it on the event loop."""
+        if not self.released.done():
+            self.released.set_result(None)
 
 
 class GraphError(ValueError):
@@ -94,7 +94,7 @@ class Interrupted(Exception):
 
 
 class EngineDead(Exception):
-    """The thread that executes prompts has ended; this process will never answer again."""
+    """The thread that executes prompts has ended; this process cannot make images any more."""
 
 
 class Engine(Protocol):
@@ -118,6 +118,9 @@ class Engine(Protocol):
     def fault(self) -> str | None:
         """Why no run can ever finish again, or None. Takes no lock that execution holds."""
 
+    def fail_all_runs(self) -> None:
+        """Fails every run with EngineDead, after `fault` has given a reason. Call on the event loop."""
+
     def device(self) -> Any:
         """The torch device that models run on."""
 
@@ -136,11 +139,11 @@ class Engine(Protocol):
     def progress(self, total: int) -> Callable[..., None]:
         """A function that reports steps done of `total`, and raises where the run has been canceled.
 
-        It takes the number of steps and, optionally, a function that makes a preview, called if somebody looks at it.
+        It takes the number of steps and, optionally, a function that makes a preview, called only if it will be shown.
         """
 
     def input_folder(self) -> Path | None:
-        """Where the web page uploads pictures; None where there is no web page."""
+        """Where the web page uploads images; None where there is no web page."""
 
     def temp_folder(self) -> Path | None:
         """Where the web page looks for previews; None where there is no web page."""

@@ -299,7 +299,7 @@ class _InputImage:
 
     def _picture(self, image: str, token: str) -> np.ndarray | None:
         if token:
-            return exchange.find(token).pictures.get(self.FIELD)
+            return exchange.find(token).images.get(self.FIELD)
         path = _input_path(image)
         if path is None:
             return None
@@ -330,7 +330,7 @@ class TryOnMaskImage(_InputImage):
         return {**super().INPUT_TYPES(), "optional": {"automatic": automatic}}
 
     def check_lazy_status(self, image: str = "", token: str = "", **linked: Any) -> list[str]:
-        has_picture = "mask_image" in exchange.find(token).pictures if token else _input_path(image) is not None
+        has_picture = "mask_image" in exchange.find(token).images if token else _input_path(image) is not None
         return [] if has_picture else list(linked)
 
     def load(self, image: str = "", token: str = "", automatic: torch.Tensor | None = None) -> tuple[torch.Tensor]:

@@ -71,7 +71,7 @@ class Workflow:
         parameters: for each parameter of a request, the (node id, input name) pairs that it replaces.
         outputs: ids of the TryOnOutput nodes.
         mask_required: whether it cannot do without the request's mask.
-        lasting: ids of the nodes that do not depend on the request's pictures.
+        request_independent: ids of the nodes that do not depend on the request's pictures.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Workflow:
     parameters: Mapping[str, Sequence[tuple[str, str]]]
     outputs: Sequence[str]
     mask_required: bool
-    lasting: frozenset[str]
+    request_independent: frozenset[str]
 
     def description(self, default: bool, problem: str | None = None) -> BoundWorkflow:
         """For people; `problem` is why a newer version of its file is refused."""
@@ -190,7 +190,7 @@ def bind(name: str, version: str, graph: dict[str, dict], node_classes: Mapping[
         parameters=parameters,
         outputs=outputs,
         mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
-        lasting=frozenset(graph) - from_person - from_garment - from_mask,
+        request_independent=frozenset(graph) - from_person - from_garment - from_mask,
     )
 
 

@@ -1,0 +1,89 @@
+"""A try-on request answered with server-sent events: status, progress, preview, then output or error."""
+
+import asyncio
+from typing import Any
+
+import pybase64
+from aiohttp import web
+
+from .. import images, metrics
+from ..engine.interface import Progress
+from ..errors import ApiError
+from ..schema import TryonRequest
+from ..tryon import PendingRequest, Result, Status, TryOn
+from .replies import EVENT_STREAM, check_connected, event, json_reply
+
+POLL_S = 0.2
+KEEP_ALIVE_S = 10
+PREVIEW_QUALITY = 70
+
+
+async def stream(request: web.Request, tryon: TryOn, fields: TryonRequest) -> web.StreamResponse:
+    """Answers `request` with events; errors found before it is queued are still ordinary JSON errors.
+
+    Raises:
+        ApiError: nothing has been sent yet, or the client went away.
+    """
+    events: asyncio.Queue[Status | Progress | None] = asyncio.Queue()  # None when the request has ended
+    pending = PendingRequest(request["id"], events.put_nowait, previews=True)
+    task = asyncio.ensure_future(tryon.answer(pending, fields))
+    task.add_done_callback(lambda done: events.put_nowait(None))
+    headers = {
+        "Content-Type": EVENT_STREAM,
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",  # nginx would hold the events back
+        "X-Request-Id": request["id"],
+    }
+    response = web.StreamResponse(headers=headers)
+    try:
+        while True:
+            happened = await _next_event(request, response, events)
+            if happened is None and not response.prepared:
+                task.result()
+            if not response.prepared:
+                await response.prepare(request)
+            if happened is None:
+                await response.write(await _last_event(request, task))
+                return response
+            for name, data in await _event_data(happened):
+                await response.write(event(name, data))
+    except ConnectionResetError:
+        raise ApiError("canceled", "The client went away.") from None
+    finally:
+        task.cancel()
+
+
+async def _next_event(
+    request: web.Request, response: web.StreamResponse, events: asyncio.Queue[Status | Progress | None]
+) -> Status | Progress | None:
+    silence = 0.0
+    while True:
+        try:
+            return await asyncio.wait_for(events.get(), POLL_S)
+        except asyncio.TimeoutError:
+            check_connected(request)
+        silence += POLL_S
+        if silence >= KEEP_ALIVE_S and response.prepared:
+            await response.write(b": keep-alive\n\n")
+            silence = 0.0
+
+
+async def _event_data(happened: Status | Progress) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(happened, Status):
+        position = {} if happened.position is None else {"position": happened.position}
+        return [("status", {"status": happened.status, **position})]
+    events = [("progress", {"value": happened.value, "max": happened.max, "node": happened.node})]
+    if happened.preview is not None:
+        data = await asyncio.to_thread(images.encode_preview, happened.preview, PREVIEW_QUALITY)
+        events.append(("preview", {"format": "jpeg", "image": pybase64.b64encode_as_string(data)}))
+    return events
+
+
+async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> bytes:
+    try:
+        result = task.result()
+    except ApiError as error:
+        request["outcome"] = error.code
+        return event("error", error.body())
+    metrics.observe(result.stages, len(result.images))
+    return event("output", await json_reply(request["id"], result))

@@ -1,0 +1,60 @@
+"""The lock: nothing of the application is reached but the API's routes, each by its one spelling."""
+
+import contextlib
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from ..errors import ApiError
+from .answering import Answering
+from .routes import Handler, Route
+
+
+class Lock:
+    """A middleware to be the application's outermost.
+
+    Attributes:
+        in_flight: how many requests are being answered, until the client has received all of the answer.
+    """
+
+    def __init__(self, routes: Mapping[web.AbstractRoute, Route], answering: Answering) -> None:
+        self._routes = routes
+        self._refuse = answering.wrap(_not_found, health=True)
+        self.in_flight = 0
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        route = self._route(request)
+        # Called here, past the host's own middlewares, which may answer in the API's place.
+        answer = request.match_info.handler if route else self._refuse
+        if route and route.health and "Content-Encoding" not in request.headers:
+            return await answer(request)
+        self.in_flight += 1
+        try:
+            response = await answer(request)
+            await _send(request, response)
+            return response
+        finally:
+            self.in_flight -= 1
+
+    def _route(self, request: web.Request) -> Route | None:
+        # aiohttp routes by the decoded path: /%70ing would pass for /ping here, and for something else in a proxy.
+        if request.rel_url.raw_path != request.path:
+            return None
+        return self._routes.get(request.match_info.route)
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    raise ApiError("not_found", "There is nothing here. See POST /api/v1/tryon.")
+
+
+async def _send(request: web.Request, response: web.StreamResponse) -> None:
+    """Waits until the client has received all of the response, so that a draining worker knows when it may end."""
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write_eof()
+        if "Content-Encoding" in request.headers:  # aiohttp would inflate what is left of the body
+            request.protocol.force_close()
+        elif request.transport is not None:
+            request.transport.set_write_buffer_limits(0)
+            await request.writer.drain()

@@ -1,0 +1,54 @@
+"""The table of the API's paths, and how it is put on an aiohttp router."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ..errors import ApiError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ID = "{id:[A-Za-z0-9._-]{1,64}}"
+"""One more segment of a path: a request's id or a workflow's name."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path. `health` paths need no key, leave no log line, and answer while the worker drains."""
+
+    method: str
+    path: str
+    handler: Handler
+    health: bool = False
+
+
+def add_to(
+    router: web.UrlDispatcher, routes: Iterable[Route], wrap: Callable[[Handler, bool], Handler]
+) -> dict[web.AbstractRoute, Route]:
+    """Registers `routes`, each handler wrapped, and for every other method of their paths a 405.
+
+    Returns:
+        The router's own route objects, by which a middleware can tell that a request is for one of `routes`.
+    """
+    added = {}
+    by_path: dict[str, list[Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, []).append(route)
+    for path, its_routes in by_path.items():
+        resource = router.add_resource(path)
+        for route in its_routes:
+            handler = wrap(route.handler, route.health)
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                added[resource.add_route(method, handler)] = route
+        health = its_routes[0].health
+        refuse = _not_allowed([route.method for route in its_routes])
+        added[resource.add_route("*", wrap(refuse, health))] = Route("*", path, refuse, health)
+    return added
+
+
+def _not_allowed(methods: list[str]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise ApiError("method_not_allowed", f"Use {' or '.join(methods)} here.", allow=methods)
+
+    return refuse

@@ -1,0 +1,45 @@
+"""The published workflows: listed, and, where the host's own pages are open, published and withdrawn."""
+
+import asyncio
+
+from aiohttp import web
+
+from ..errors import ApiError
+from ..settings import Settings
+from ..workflows import MAX_BYTES, WorkflowInvalid, Workflows
+from .body import read_all
+from .routes import ID, Route
+
+
+class WorkflowsApi:
+    def __init__(self, settings: Settings, workflows: Workflows) -> None:
+        self._settings = settings
+        self._workflows = workflows
+
+    def routes(self) -> list[Route]:
+        routes = [Route("GET", "/api/v1/workflows", self.list)]
+        if not self._settings.locked:
+            path = f"/api/v1/workflows/{ID}"
+            routes += [Route("PUT", path, self.publish), Route("DELETE", path, self.withdraw)]
+        return routes
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        listed = await asyncio.to_thread(self._workflows.describe, self._settings.workflow)
+        return web.json_response(text=listed.model_dump_json(exclude_none=True))
+
+    async def publish(self, request: web.Request) -> web.StreamResponse:
+        """Makes the web page's open graph a workflow; the reply describes it."""
+        name = request.match_info["id"]
+        data = await read_all(request, 2 * MAX_BYTES, f"A workflow is at most {MAX_BYTES / 1e6:g} MB.")
+        try:
+            workflow = await asyncio.to_thread(self._workflows.publish, name, bytes(data))
+        except WorkflowInvalid as error:
+            raise ApiError("invalid_parameter", f"Not published: {error}.", field="workflow") from None
+        return web.json_response(text=workflow.description(name == self._settings.workflow).model_dump_json())
+
+    async def withdraw(self, request: web.Request) -> web.StreamResponse:
+        try:
+            await asyncio.to_thread(self._workflows.withdraw, request.match_info["id"])
+        except KeyError:
+            raise ApiError("not_found", "There is no workflow of that name.") from None
+        return web.Response(status=204)

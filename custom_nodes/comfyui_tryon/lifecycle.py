@@ -1,0 +1,141 @@
+"""What a process goes through that belongs to the API: warm-up, ready, draining after a signal, end."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+
+import numpy as np
+from aiohttp import web
+from PIL import ImageFile
+
+from . import images, log
+from .api.health import Health
+from .api.lock import Lock
+from .errors import ApiError
+from .schema import TryonRequest
+from .settings import Settings
+from .tryon import PendingRequest, TryOn
+from .weights.search import demo_notice
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5
+
+
+class Lifecycle:
+    def __init__(self, settings: Settings, engine_name: str, tryon: TryOn, health: Health, lock: Lock) -> None:
+        self._settings = settings
+        self._engine_name = engine_name
+        self._tryon = tryon
+        self._health = health
+        self._lock = lock
+        self._tasks: set[asyncio.Task] = set()  # the event loop holds tasks weakly
+
+    async def start(self, app: web.Application) -> None:
+        """Takes the process over; an aiohttp on_startup signal."""
+        if self._settings.log_format == "json":
+            log.use_json()
+        # Nodes of ComfyUI may let Pillow fill truncated files with grey; a request's image is whole or refused.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(name, self._on_signal)
+        port = self._settings.port_health
+        if port and port != self._settings.port:
+            await self._serve_health(port)
+        self._spawn(self._warm_up())
+
+    async def _serve_health(self, port: int) -> None:
+        app = web.Application()
+        for route in self._health.routes():
+            app.router.add_get(route.path, route.handler)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        for host in self._settings.listen.split(","):
+            await web.TCPSite(runner, host, port).start()
+
+    async def _warm_up(self) -> None:
+        logger.info("Try-on API on the %s, workflow %s", self._engine_name, self._settings.workflow)
+        try:
+            if self._settings.warmup:
+                await self._run_warm_up()
+        except Exception as error:
+            reason = error.message if isinstance(error, ApiError) else str(error)
+            logger.exception("The warm-up failed. Fix the error above and restart.")
+            self._health.fail(f"warm-up failed: {reason}")
+            return
+        _spare_the_collector()
+        self._health.warmed()
+        logger.info("Ready on port %d", self._settings.port)
+        if notice := demo_notice():
+            logger.warning(notice)
+
+    async def _run_warm_up(self) -> None:
+        """Sends real requests through the queue, with a mask and without, so that every model is loaded and has run."""
+        workflow = await self._tryon.workflow(self._settings.workflow)
+        person, garment, mask = _warm_up_images()
+        masks = [mask] if workflow.mask_required else [None, mask] if workflow.inputs.get("mask_image") else [None]
+        for number, mask_image in enumerate(masks):
+            fields = TryonRequest(
+                person_image=person,
+                garment_image=garment,
+                mask_image=mask_image,
+                num_inference_steps=1 if "num_inference_steps" in workflow.parameters else None,
+            )
+            try:
+                await self._tryon.answer(PendingRequest(f"warm-up-{number + 1}"), fields)
+            except ApiError as error:
+                if error.code != "no_person_found":
+                    raise
+
+    def _on_signal(self) -> None:
+        if self._health.draining:
+            _stop()
+        self._health.drain()
+        self._spawn(self._drain())
+
+    async def _drain(self) -> None:
+        logger.info("Draining: %d requests to finish", self._lock.in_flight)
+        deadline = time.monotonic() + self._settings.drain_s
+        while self._lock.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        await self._tryon.stop(STOP_TIMEOUT_S)
+        await asyncio.sleep(0.2)  # the last answers leave the socket
+        logger.info("Stopped")
+        asyncio.get_running_loop().call_soon(_stop)
+
+    def _spawn(self, coroutine: Coroutine) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _stop() -> None:
+    # ComfyUI has no other way to end: it catches this around its event loop, and so does aiohttp's run_app.
+    raise KeyboardInterrupt
+
+
+def _spare_the_collector() -> None:
+    """Takes all present objects, half a million of imported code, out of Python's garbage collection.
+
+    ComfyUI starts a full one every ten seconds, which held up everything, /ping too, for a quarter of a second. A model
+    that is dropped later is in no cycle, and is freed as before.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _warm_up_images() -> tuple[bytes, bytes, bytes]:
+    """Draws a grey figure, a grey garment and a mask: enough for every model to run once."""
+    person = np.full((512, 384, 3), 230, np.uint8)
+    person[60:480, 130:254] = 120
+    garment = np.full((512, 384, 3), 255, np.uint8)
+    garment[100:400, 80:300] = 90
+    mask = np.zeros((512, 384, 3), np.uint8)
+    mask[140:300, 120:264] = 255
+    return images.encode(person, "png", 100), images.encode(garment, "png", 100), images.encode(mask, "png", 100)
