@@ -180,7 +180,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def report(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
-    """Prints `rows` as the README's table and writes them, with `facts`, to results/NAME.json."""
+    """Prints `rows` as a table for docs/benchmarks.md and writes them, with `facts`, to results/NAME.json."""
     heads = list(rows[0])
     print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for row in rows:

@@ -1,5 +1,5 @@
 """Workers behind HAProxy with deploy/haproxy.cfg, as an orchestrator would run them: what the tests start, and the
-figures of the README.
+figures of deploy/README.md.
 
     python tests/balancer.py [clients] [requests]
 """

@@ -1,4 +1,4 @@
-"""Three workers behind HAProxy with deploy/haproxy.cfg. The figures in the README are of `python tests/balancer.py`."""
+"""Three workers behind HAProxy with deploy/haproxy.cfg; deploy/README.md has figures of `python tests/balancer.py`."""
 
 import signal
 import threading
