@@ -6,13 +6,14 @@ from typing import Any
 
 
 class RequestLog(logging.LoggerAdapter):
-    """A logger for one request: its id leads each line, and is a field of its own in JSON."""
+    """Logs for one request: its id leads each line, and is a field of its own in JSON."""
 
     def __init__(self, logger: logging.Logger, request_id: str) -> None:
-        super().__init__(logger, {"request_id": request_id})
+        super().__init__(logger, {})
+        self._request_id = request_id
 
     def process(self, message: str, options: Any) -> tuple[str, Any]:
-        return f"{self.extra['request_id']}: {message}", {**options, "extra": self.extra}
+        return f"{self._request_id}: {message}", {**options, "extra": {"request_id": self._request_id}}
 
 
 class JsonFormatter(logging.Formatter):

@@ -13,11 +13,11 @@ from pydantic import SecretStr
 
 from ..errors import ApiError
 from ..log import RequestLog
-from .routes import Handler
+from .routes import REQUEST_ID, Handler
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Answering:
@@ -27,13 +27,13 @@ class Answering:
         self._key = key.get_secret_value().encode() if key else None
 
     def wrap(self, handler: Handler, health: bool = False) -> Handler:
-        """Makes a handler that answers whatever `handler` does, and sets `request["id"]` for it."""
+        """Makes a handler that answers whatever `handler` does, and sets `request[REQUEST_ID]` for it."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             arrived = time.perf_counter()
             given = request.headers.get("X-Request-Id", "")
-            request["id"] = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-            log = RequestLog(logger, request["id"])
+            request[REQUEST_ID] = given if GOOD_ID.fullmatch(given) else str(uuid.uuid4())
+            log = RequestLog(logger, request[REQUEST_ID])
             try:
                 if not health:
                     self._check_key(request)
@@ -47,7 +47,7 @@ class Answering:
                 message = "The server failed. Retry; if it persists, send the operator the request id."
                 response = error_response(ApiError("internal_error", message))
             if not response.prepared:
-                response.headers["X-Request-Id"] = request["id"]
+                response.headers["X-Request-Id"] = request[REQUEST_ID]
             if not health:
                 spent = time.perf_counter() - arrived
                 log.info("%s %s -> %d in %.3f s", request.method, request.path, response.status, spent)

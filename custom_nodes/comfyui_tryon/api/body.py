@@ -1,7 +1,8 @@
 """Reads a request's body, JSON or form, within its limit, and off the event loop if that takes long."""
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -129,17 +130,11 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     size = 0
     try:
-        reader = MultipartReader(request.headers, _FewLines(request.content))
+        reader = MultipartReader(request.headers, cast(StreamReader, _FewLines(request.content)))
         while (part := await reader.next()) is not None:
-            name = part.name if isinstance(part, BodyPartReader) else None
-            if not name:
-                raise ApiError("invalid_request", "Every part of the form needs a field name.")
-            if name not in TryonRequest.model_fields:
-                raise unknown_field(name)
-            if name in fields:
-                raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
-            if "Content-Encoding" in part.headers:
-                raise ApiError("invalid_request", f"Send {name} as it is, without Content-Encoding.")
+            if not isinstance(part, BodyPartReader):
+                raise ApiError("invalid_request", "The form has a form as one of its parts.")
+            name = _field_name(part, fields)
             data = bytearray()
             while chunk := await part.read_chunk(65_536):
                 data += part.decode(chunk)
@@ -158,6 +153,20 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
     except DAMAGE as error:
         raise ApiError("invalid_request", "The form is damaged: check its boundary and parts.") from error
     return fields
+
+
+def _field_name(part: BodyPartReader, fields: Mapping[str, Any]) -> str:
+    """Returns the field that a part is for; raises ApiError if it is none of those still missing from `fields`."""
+    name = part.name
+    if not name:
+        raise ApiError("invalid_request", "Every part of the form needs a field name.")
+    if name not in TryonRequest.model_fields:
+        raise unknown_field(name)
+    if name in fields:
+        raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
+    if "Content-Encoding" in part.headers:
+        raise ApiError("invalid_request", f"Send {name} as it is, without Content-Encoding.")
+    return name
 
 
 def _too_large(max_bytes: int, advice: str = "") -> ApiError:

@@ -12,6 +12,7 @@ from ..errors import ApiError
 from ..schema import TryonRequest
 from ..tryon import PendingRequest, Result, Status, TryOn
 from .replies import EVENT_STREAM, check_connected, event, json_reply
+from .routes import OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 10
@@ -25,14 +26,14 @@ async def stream(request: web.Request, tryon: TryOn, fields: TryonRequest) -> we
         ApiError: nothing has been sent yet, or the client went away.
     """
     events: asyncio.Queue[Status | Progress | None] = asyncio.Queue()  # None when the request has ended
-    pending = PendingRequest(request["id"], events.put_nowait, previews=True)
+    pending = PendingRequest(request[REQUEST_ID], events.put_nowait, previews=True)
     task = asyncio.ensure_future(tryon.answer(pending, fields))
     task.add_done_callback(lambda done: events.put_nowait(None))
     headers = {
         "Content-Type": EVENT_STREAM,
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",  # nginx would hold the events back
-        "X-Request-Id": request["id"],
+        "X-Request-Id": request[REQUEST_ID],
     }
     response = web.StreamResponse(headers=headers)
     try:
@@ -83,7 +84,7 @@ async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> b
     try:
         result = task.result()
     except ApiError as error:
-        request["outcome"] = error.code
+        request[OUTCOME] = error.code
         return event("error", error.body())
     metrics.observe(result.stages, len(result.images))
-    return event("output", await json_reply(request["id"], result))
+    return event("output", await json_reply(request[REQUEST_ID], result))

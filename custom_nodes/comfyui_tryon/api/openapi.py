@@ -1,7 +1,8 @@
 """The OpenAPI document, made from the models that validate."""
 
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
@@ -19,7 +20,7 @@ REQUEST_ID = {
 
 def document(publishing: bool) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document, with the paths that publish workflows if `publishing`."""
-    models = [
+    models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (TryonRequest, "validation"),
         *((model, "serialization") for model in (TryonReply, ErrorReply, WorkflowList)),
     ]

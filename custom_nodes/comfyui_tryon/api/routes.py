@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -11,6 +12,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ID = "{id:[A-Za-z0-9._-]{1,64}}"
 """One more segment of a path: a request's id or a workflow's name."""
+
+# What is stored on a request: its id, and the outcome of one whose status does not tell it.
+REQUEST_ID: Any = web.RequestKey("tryon_id", str) if hasattr(web, "RequestKey") else "tryon_id"
+OUTCOME: Any = web.RequestKey("tryon_outcome", str) if hasattr(web, "RequestKey") else "tryon_outcome"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def add_to(
     Returns:
         The router's own route objects, by which a middleware can tell that a request is for one of `routes`.
     """
-    added = {}
+    added: dict[web.AbstractRoute, Route] = {}
     by_path: dict[str, list[Route]] = {}
     for route in routes:
         by_path.setdefault(route.path, []).append(route)

@@ -15,7 +15,7 @@ from . import body
 from .events import stream
 from .health import Health
 from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, json_reply, wanted_type
-from .routes import ID, Handler, Route
+from .routes import ID, OUTCOME, REQUEST_ID, Handler, Route
 
 Fields = TypeVar("Fields")
 
@@ -49,11 +49,11 @@ class TryonApi:
             return await stream(request, self._tryon, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
-        result = await self._result(request, PendingRequest(request["id"]), fields)
+        result = await self._result(request, PendingRequest(request[REQUEST_ID]), fields)
         seed = {"X-Seed": str(result.seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
-        content = await json_reply(request["id"], result)
+        content = await json_reply(request[REQUEST_ID], result)
         return web.Response(body=content, content_type="application/json", headers=seed)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
@@ -108,7 +108,7 @@ def _counted(handler: Handler) -> Handler:
         outcome = "internal_error"
         try:
             response = await handler(request)
-            outcome = request.get("outcome", "ok")
+            outcome = request.get(OUTCOME, "ok")
             return response
         except ApiError as error:
             outcome = error.code

@@ -60,7 +60,7 @@ class ComfyUIEngine:
         self._progress_hook = comfy.utils.PROGRESS_BAR_HOOK
         comfy.utils.set_progress_bar_global_hook(self._on_progress)
 
-    def node_classes(self) -> Mapping[str, type]:
+    def node_classes(self) -> Mapping[str, type[Any]]:
         return nodes.NODE_CLASS_MAPPINGS
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     name = "embedded engine"
 
-    def __init__(self, node_classes: Mapping[str, type]) -> None:
+    def __init__(self, node_classes: Mapping[str, type[Any]]) -> None:
         """`node_classes`: those a prompt may use, by `class_type`, beside `CORE_NODES`."""
         self._node_classes = node_classes
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
@@ -37,7 +37,7 @@ class EmbeddedEngine:
     def watch_progress(self) -> None:
         pass
 
-    def node_classes(self) -> Mapping[str, type]:
+    def node_classes(self) -> Mapping[str, type[Any]]:
         return {**self._node_classes, **CORE_NODES}
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
@@ -183,7 +183,7 @@ def _call(run: Run, node: str, function: Callable, arguments: dict[str, Any]) ->
         raise NodeFailed(node, run.prompt[node]["class_type"], type(error).__name__, str(error)) from None
 
 
-def _declared(cls: type) -> dict[str, tuple[str, tuple]]:
+def _declared(cls: type[Any]) -> dict[str, tuple[str, tuple]]:
     """Each input's kind (required, optional, hidden) and type."""
     kinds = cls.INPUT_TYPES()
     return {name: (kind, spec) for kind, inputs in kinds.items() for name, spec in inputs.items()}
@@ -208,8 +208,8 @@ def _with_dependencies(prompt: dict[str, dict], outputs: Sequence[str]) -> list[
     return list(done)
 
 
-def _check_node(node: str, prompt: dict[str, dict], classes: Mapping[str, type]) -> None:
-    class_type = prompt[node].get("class_type")
+def _check_node(node: str, prompt: dict[str, dict], classes: Mapping[str, type[Any]]) -> None:
+    class_type = str(prompt[node].get("class_type"))
     where = f"node {node} ({class_type})"
     cls = classes.get(class_type)
     if cls is None:
@@ -228,7 +228,7 @@ def _check_node(node: str, prompt: dict[str, dict], classes: Mapping[str, type])
         value, expected = inputs[name], spec[0]
         options = spec[1] if len(spec) > 1 else {}
         if is_link(value):
-            source = classes.get(prompt[value[0]].get("class_type"))
+            source = classes.get(str(prompt[value[0]].get("class_type")))
             returns = getattr(source, "RETURN_TYPES", ())
             if source is not None and (value[1] >= len(returns) or returns[value[1]] != expected):
                 raise GraphError(f"{where}: input {name} is {expected}, but what is linked to it is not")
@@ -269,8 +269,8 @@ class SaveImage(PreviewImage):
     def INPUT_TYPES(cls) -> dict:
         return {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {"default": "ComfyUI"})}}
 
-    def show(self, images: torch.Tensor, filename_prefix: str) -> tuple:
+    def show(self, images: torch.Tensor, filename_prefix: str = "") -> tuple:
         return ()
 
 
-CORE_NODES: dict[str, type] = {"PreviewImage": PreviewImage, "SaveImage": SaveImage}
+CORE_NODES: dict[str, type[Any]] = {"PreviewImage": PreviewImage, "SaveImage": SaveImage}

@@ -100,10 +100,11 @@ class EngineDead(Exception):
 class Engine(Protocol):
     """What the pack needs of a host."""
 
-    name: str
-    """For people: which engine this is, and its version."""
+    @property
+    def name(self) -> str:
+        """Which engine this is, with its version, for logs."""
 
-    def node_classes(self) -> Mapping[str, type]:
+    def node_classes(self) -> Mapping[str, type[Any]]:
         """The classes that a prompt may use, by `class_type`."""
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:

@@ -1,0 +1,89 @@
+"""What the health paths say through a worker's life."""
+
+import asyncio
+
+import pytest
+
+
+async def states(client) -> dict[str, int]:
+    found = {}
+    for path in ("/ping", "/healthz", "/readyz", "/health"):
+        async with client.get(path) as reply:
+            found[path] = reply.status
+    return found
+
+
+READY = {"/ping": 200, "/healthz": 200, "/readyz": 200, "/health": 200}
+STARTING = {"/ping": 204, "/healthz": 200, "/readyz": 503, "/health": 503}
+DRAINING = {"/ping": 503, "/healthz": 200, "/readyz": 503, "/health": 503}
+FAILED = dict.fromkeys(READY, 503)
+
+
+async def test_unlocked_it_is_ready_at_once(api):
+    client = await api(warmup=True)
+    assert await states(client) == READY and not client.engine.runs
+
+
+async def test_locked_it_is_ready_when_it_is_warm(api):
+    client = await api(locked=True, warmup=True)
+    await client.until(lambda: len(client.engine.runs) == 2)  # with a mask and without
+    while (found := await states(client)) == STARTING:
+        pass
+    assert found == READY
+
+
+async def test_a_warm_up_that_fails_is_told_and_stays(api, caplog):
+    client = await api(locked=True, warmup=True, workflow="missing")
+    while (found := await states(client)) == STARTING:
+        pass
+    assert found == FAILED
+    async with client.get("/ping") as reply:
+        content = await reply.json()
+    assert content["status"] == "unhealthy" and "missing" in content["reason"]
+    assert "The warm-up failed" in caplog.text
+
+
+async def test_draining_refuses_new_requests(api, grey):
+    client = await api()
+    client.parts._health.drain()
+    assert await states(client) == DRAINING
+    async with client.post("/api/v1/tryon", json=grey) as reply:
+        assert reply.status == 503 and reply.headers["Retry-After"] == "1"
+        assert (await reply.json())["error"]["code"] == "draining"
+
+
+async def test_a_dead_engine_fails_what_waits_and_stays_dead(api, grey):
+    client = await api()
+    client.engine.holds = True
+    tryon = client.parts._tryon
+    waiting = asyncio.ensure_future(client.error(grey))
+    await client.until(lambda: client.engine.runs)
+    client.engine.dead = "it has ended"
+    tryon.check_engine()
+    assert await waiting == (503, "not_ready")
+    assert await states(client) == FAILED
+    client.engine.dead = None
+    tryon.check_engine()
+    assert await states(client) == FAILED
+    assert await client.error(grey) == (503, "not_ready")
+
+
+async def test_asking_for_a_fault_changes_nothing(api, grey):
+    client = await api()
+    client.engine.dead = "it has ended"
+    for _ in range(3):
+        assert client.parts._tryon.fault is None and client.parts._health.failure is None
+    client.parts._tryon.check_engine()
+    assert client.parts._tryon.fault == "it has ended"
+
+
+@pytest.mark.parametrize("busy", [0, 3])
+async def test_load_never_changes_ping(api, grey, busy):
+    client = await api()
+    client.engine.holds = True
+    sent = [asyncio.ensure_future(client.tryon(grey)) for _ in range(busy)]
+    await client.until(lambda: len(client.engine.runs) == busy)
+    assert await states(client) == READY
+    for run in client.engine.runs:
+        client.engine.finish(run)
+    assert [status for status, _ in await asyncio.gather(*sent)] == [200] * busy

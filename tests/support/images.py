@@ -1,0 +1,32 @@
+"""Images as the tests send, receive and compare them."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def to_bytes(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def to_base64(image: Image.Image) -> str:
+    return base64.b64encode(to_bytes(image)).decode()
+
+
+def from_base64(text: str) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def picture(reply, index: int = 0) -> np.ndarray:
+    """The pixels of an image of a JSON reply."""
+    assert reply.status_code == 200, reply.text
+    return from_base64(reply.json()["output"]["images"][index]["image"])
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    difference = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
+    return 10 * np.log10(255**2 / max(difference, 1e-10))
