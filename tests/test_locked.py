@@ -15,7 +15,7 @@ HEALTH = {"/ping", "/healthz", "/readyz", "/health"}
 ALLOWED = {
     **{path: {"GET", "HEAD"} for path in HEALTH},
     "/api/v1/tryon": {"POST"},
-    "/api/v1/tryon/some-id": {"DELETE"},
+    "/api/v1/tryon/x": {"DELETE"},
     "/api/v1/workflows": {"GET", "HEAD"},
     "/api/v1/openapi.json": {"GET", "HEAD"},
     "/api/v1/docs": {"GET", "HEAD"},

@@ -16,9 +16,10 @@ from . import images, log
 from .api.health import Health
 from .api.lock import Lock
 from .errors import ApiError
+from .pending import PendingRequest
 from .schema import TryonRequest
 from .settings import Settings
-from .tryon import PendingRequest, TryOn
+from .tryon import TryOn
 from .weights.search import demo_notice
 
 logger = logging.getLogger(__name__)

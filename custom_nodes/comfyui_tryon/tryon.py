@@ -5,17 +5,15 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from . import exchange, images
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
-from .log import RequestLog
 from .masker import NoPersonFound
+from .pending import PendingRequest, Result, Status
 from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
 from .weights.search import WeightsMissing
@@ -30,56 +28,6 @@ DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN er
 # Retry-After is the mean execution time of late times the queue's length, and starts from a guess.
 FIRST_EXECUTE_S = 10.0
 MEAN_WEIGHT = 0.2
-
-
-@dataclass(frozen=True)
-class Status:
-    """Says where a request is: queued, with the number of requests ahead of it, or running."""
-
-    status: str
-    position: int | None = None
-
-
-@dataclass
-class Result:
-    """Holds the encoded images of a finished request, and how many seconds each stage took."""
-
-    images: list[bytes]
-    sizes: list[tuple[int, int]]
-    seed: int
-    workflow: Workflow
-    timings: Timings
-    output_format: str
-    stages: dict[str, float]
-
-    def seeds(self) -> list[int]:
-        return [(self.seed + index) % (SEED_MAX + 1) for index in range(len(self.images))]
-
-
-class PendingRequest:
-    """Follows a request from its arrival to its answer.
-
-    Attributes:
-        id: the caller's or a new one; in the reply and the log.
-        on_event: called with each Status and Progress, on the event loop.
-        previews: whether the progress should come with previews.
-    """
-
-    def __init__(
-        self,
-        request_id: str,
-        on_event: Callable[[Status | Progress], None] = lambda event: None,
-        previews: bool = False,
-    ) -> None:
-        self.id = request_id
-        self.log = RequestLog(logger, request_id)
-        self.on_event = on_event
-        self.previews = previews
-        self.position: int | None = None
-        self.arrived = time.perf_counter()
-        self.queued = self.started = self.ended = 0.0
-        self.run: Run | None = None
-        self.cancel_reason: ApiError | None = None
 
 
 class TryOn:

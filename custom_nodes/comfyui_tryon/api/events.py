@@ -9,8 +9,9 @@ from aiohttp import web
 from .. import images, metrics
 from ..engine.interface import Progress
 from ..errors import ApiError
+from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
-from ..tryon import PendingRequest, Result, Status, TryOn
+from ..tryon import TryOn
 from .replies import EVENT_STREAM, check_connected, event, json_reply
 from .routes import OUTCOME, REQUEST_ID
 

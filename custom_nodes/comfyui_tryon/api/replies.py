@@ -9,13 +9,13 @@ import pybase64
 from aiohttp import web
 
 from ..errors import ApiError
-from ..schema import Image, Output, TryonReply, WorkflowVersion
-from ..tryon import Result
+from ..pending import Result
+from ..schema import Image, ImageFormat, Output, TryonReply, WorkflowVersion
 from ..weights.search import demo_notice
 
 Value = TypeVar("Value")
 
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 EVENT_STREAM = "text/event-stream"
 # Up to here the event loop is held for a millisecond at most, and a thread's two changes take longer than the work.
 AT_ONCE_BYTES = 4_000_000

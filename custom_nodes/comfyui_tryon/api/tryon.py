@@ -8,9 +8,10 @@ from aiohttp import web
 
 from .. import metrics
 from ..errors import ApiError
+from ..pending import PendingRequest, Result
 from ..schema import TryonRequest
 from ..settings import Settings
-from ..tryon import PendingRequest, Result, TryOn
+from ..tryon import TryOn
 from . import body
 from .events import stream
 from .health import Health
