@@ -28,7 +28,7 @@ def dockerfile() -> list[tuple[str, str]]:
     """The instructions of the Dockerfile with their arguments."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+    return [(name, rest) for name, rest in (line.split(maxsplit=1) for line in lines if line.strip())]
 
 
 def documents(name: str) -> list[dict]:
