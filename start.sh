@@ -9,7 +9,7 @@ release=v0.3.64  # of ComfyUI, cloned if none is found
 usage() {
   cat <<'EOF'
 ./start.sh                production: real weights, only the API is reachable
-./start.sh --demo         small demo weights and sample pictures; sets up everything on a bare machine
+./start.sh --demo         small demo weights and sample images; sets up everything on a bare machine
 ./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
 ./start.sh --test         the test suite
 ./start.sh --check        verifies files, versions, GPU and memory, and suggests fixes; needs no network
