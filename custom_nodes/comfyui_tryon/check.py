@@ -25,7 +25,6 @@ from .weights.download import DownloadError
 from .weights.files import Needed
 from .weights.loaders import LOADERS, Loader, Needs
 from .weights.search import WeightsMissing, resolve_all
-from .workflows.format.checks import WorkflowFormatError
 from .workflows.format.graph import parse_definitions, parse_graph
 
 MEMORY_GB = 6  # of the GPU, for an image of 768 x 1024
@@ -102,10 +101,10 @@ def read_needs(chosen: Settings) -> Needs:
         raise Problem(
             f"TRYON_WORKFLOW is {chosen.workflow}, but {path} cannot be read ({error.strerror}). Available: {names}."
         ) from None
-    except WorkflowFormatError as error:
-        raise Problem(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(f"{path} is not JSON ({error}): export the workflow again.") from None
+    except ValueError as error:  # malformed: the message names the node
+        raise Problem(f"{path}: {error}") from None
     found: list[tuple[str, Needed]] = []
     for loader, given in loaders:
         inputs = {name: given.get(name, default) for name, default in loader.defaults.items()}
