@@ -6,16 +6,16 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir 'huggingface_hub>=1.0,<3'
 WORKDIR /download
 COPY custom_nodes/comfyui_tryon/weights/__init__.py custom_nodes/comfyui_tryon/weights/files.py custom_nodes/comfyui_tryon/weights/download.py comfyui_tryon/weights/
-# With models/tryon-weights.lock.json in the build context the files are held to its commits and hashes. The other file
-# is there because COPY wants one.
+# With models/tryon-weights.lock.json in the build context the files must have its commits and hashes. The other file is
+# there because COPY needs at least one.
 COPY extra_model_paths.yaml models/tryon-weights.lock.jso[n] /models/
 # 0 leaves the weights out, for a network volume.
 ARG WEIGHTS=1
 # CatVTON's attention versions, separated by commas: mix, vitonhd, dresscode.
 ARG ATTENTION=mix
-# REPOSITORY@REVISION, separated by spaces; without, the lock file's commits, or each repository's main branch.
+# REPOSITORY@REVISION, separated by spaces; if empty, the commits of the lock file, or else each main branch.
 ARG REVISIONS=
-# Or a mirror of it.
+# Or a mirror.
 ARG HF_ENDPOINT=https://huggingface.co
 # hadolint ignore=SC2086
 RUN --mount=type=secret,id=hf_token \
@@ -28,14 +28,14 @@ RUN --mount=type=secret,id=hf_token \
 FROM runpod/worker-comfyui:5.4.0-base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# RunPod asks both ports; one serves both.
+# RunPod probes both ports; one serves both.
 ENV PORT=8000 PORT_HEALTH=8000
 EXPOSE 8000
 
 COPY --from=weights /models /comfyui/models/huggingface
 
-# Constraints hold torch and what is built against it; an install that needs another one fails.
-# ComfyUI-Manager can install code on request of whoever reaches the port, so it goes.
+# The constraints pin torch and the packages built against it; an install that needs another version fails.
+# ComfyUI-Manager installs code for anyone who reaches the port, so it is removed.
 COPY custom_nodes/comfyui_tryon/requirements.txt /tmp/requirements.txt
 RUN uv pip freeze --python /opt/venv/bin/python | grep -E '^(torch|torchvision|torchaudio|triton|numpy|nvidia-[a-z0-9-]+)==' > /tmp/installed.txt \
     && uv pip install --python /opt/venv/bin/python --no-cache --compile-bytecode \
@@ -48,7 +48,7 @@ COPY --chmod=755 custom_nodes /tryon/custom_nodes
 COPY --chmod=755 workflows /tryon/workflows
 
 LABEL org.opencontainers.image.title="comfyui-tryon" \
-      org.opencontainers.image.description="ComfyUI as a virtual try-on API: a person and a garment in, a picture out, with CatVTON" \
+      org.opencontainers.image.description="ComfyUI as a virtual try-on API: a person and a garment in, an image out, with CatVTON" \
       org.opencontainers.image.source="https://github.com/comfyui-tryon/comfyui-tryon" \
       org.opencontainers.image.licenses="GPL-3.0-or-later"
 

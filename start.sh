@@ -4,16 +4,16 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 pack=$here/custom_nodes/comfyui_tryon
-release=v0.3.64  # of ComfyUI, cloned where there is none
+release=v0.3.64  # of ComfyUI, cloned if none is found
 
 usage() {
   cat <<'EOF'
 ./start.sh                production: real weights, only the API is reachable
-./start.sh --demo         small demo weights and sample pictures; sets up everything on a bare machine
+./start.sh --demo         small demo weights and sample images; sets up everything on a bare machine
 ./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
 ./start.sh --test         the test suite
-./start.sh --check        looks at files, versions, GPU and memory, and says what to mend; needs no network
-./start.sh --download     fetches the weight files that are needed, about 3 GB
+./start.sh --check        verifies files, versions, GPU and memory, and suggests fixes; needs no network
+./start.sh --download     fetches the weight files, about 3 GB
                           (REPOSITORY@REVISION arguments choose revisions)
 
 Arguments after -- go to ComfyUI. COMFYUI_DIR says where ComfyUI is; set but empty means the embedded engine.
@@ -36,7 +36,7 @@ arguments=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do arguments+=("$1"); shift; done
 [ "${1:-}" = -- ] && shift
 if [ ${#arguments[@]} -gt 0 ] && [ "$mode" != download ] && [ "$mode" != test ]; then
-  fail "what to do with ${arguments[*]}? Arguments for ComfyUI go after --"
+  fail "unexpected arguments: ${arguments[*]}. Arguments for ComfyUI go after --"
 fi
 
 find_comfyui() {
@@ -60,17 +60,18 @@ find_comfyui() {
     printf '%s' "$here/.comfyui"
   else
     rm -rf "$here/.comfyui.part"
-    say "It cannot be cloned here"
+    say "It cannot be cloned"
   fi
 }
 
 has_gpu() { [ -e /dev/nvidiactl ] || [ -e /dev/kfd ] || [ "$(uname -s)" = Darwin ]; }
 
-has_packages() {
-  "$1" - torch torchvision diffusers transformers safetensors huggingface_hub aiohttp pydantic_settings \
-    prometheus_client scipy PIL isal pybase64 >/dev/null 2>&1 <<'EOF'
-import importlib.util, sys
-sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
+has_packages() {  # by name, importing none of them: this runs at every start
+  "$1" - "$pack/requirements.txt" >/dev/null 2>&1 <<'EOF'
+import importlib.metadata, re, sys
+for line in open(sys.argv[1]):
+    if name := re.match(r"[\w.-]+", line):
+        importlib.metadata.version(name[0])
 EOF
 }
 
@@ -117,7 +118,7 @@ urllib.request.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)
       export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  # without CUDA: a tenth of the size
     fi
   fi
-  # torchaudio, which ComfyUI imports, has had its last release and does not load beside torch 2.15
+  # torchaudio, which ComfyUI imports, has had its last release and does not load with torch 2.15
   install_once 'torch>=2.6,<2.15' torchvision torchaudio -r "$pack/requirements.txt"
   if [ "$mode" = test ]; then install_once -r "$here/tests/requirements.txt"; fi
   if [ -n "$comfyui" ]; then
@@ -128,7 +129,7 @@ urllib.request.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)
   fi
 }
 
-# ComfyUI pins its web page's packages to one version each, so every ComfyUI gets a folder of its own for them.
+# ComfyUI pins the packages of its web page to one version each, so every ComfyUI gets its own folder for them.
 web_packages() {
   local pins folder
   pins=$(grep -E '^comfyui-' "$1/requirements.txt" | tr -d '\r')
@@ -177,8 +178,13 @@ case $mode in
     ;;
 esac
 
+export TRYON_LOCKED=${TRYON_LOCKED:-1}
+if ! has_gpu && [ -z "${OMP_WAIT_POLICY:-}" ]; then  # threads that wait leave the cores to other processes
+  export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
+fi
+
 if [ -z "$comfyui" ]; then
-  [ $# -eq 0 ] || fail "there is no ComfyUI for the arguments after --"
+  [ $# -eq 0 ] || fail "found no ComfyUI for the arguments after --"
   exec "$python" -u -m comfyui_tryon
 fi
 
@@ -188,7 +194,7 @@ options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --disable-metad
   --extra-model-paths-config "$here/extra_model_paths.yaml")
 if ! has_gpu; then
   options+=(--cpu)
-  [ "$mode" != serve ] || say "No GPU here: pictures are made on the CPU and take minutes"
+  [ "$mode" != serve ] || say "No GPU here: an image takes minutes on the CPU"
 fi
 if [ "$mode" != dev ]; then
   mkdir -p "$state"/{user,input,output,temp}

@@ -74,9 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.broken:
             self._refuse(500, "")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
-            self._model(*match.groups())
+            self._model(match[1], match[2])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._file(*match.groups(), start)
+            self._file(match[1], match[2], match[3], start)
         else:
             self._refuse(404, "EntryNotFound")
 
@@ -109,14 +109,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if start else 200, data[start:], headers, cut)
 
     def _commit(self, repository: str, revision: str) -> str | None:
-        """The commit that is asked for; None where the request has been refused."""
-        allowed = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-        if repository not in self.hub.repositories or (repository in self.hub.private and not allowed):
-            return self._refuse(404 if "Authorization" in self.headers else 401, "RepoNotFound")
-        if repository in self.hub.gated:
-            return self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
+        """Returns the commit that is asked for; None if the request has been refused."""
         commit = self.hub.commits.get(revision, revision if revision in self.hub.commits.values() else None)
-        return commit or self._refuse(404, "RevisionNotFound")
+        given = self.headers.get("Authorization")
+        hidden = repository in self.hub.private and given != f"Bearer {self.hub.token}"
+        if repository not in self.hub.repositories or hidden:
+            self._refuse(404 if given else 401, "RepoNotFound")
+        elif repository in self.hub.gated:
+            self._refuse(403 if given else 401, "GatedRepo")
+        elif commit:
+            return commit
+        else:
+            self._refuse(404, "RevisionNotFound")
+        return None
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, json.dumps({"error": code}).encode(), {"X-Error-Code": code, "X-Error-Message": code})

@@ -3,10 +3,10 @@
     python tests/image.py [--weights FOLDER] [--port PORT]
 
 Needs Linux, root, Debian's buildah and debootstrap, uv, Pythons 3.12 and 3.13, and ComfyUI 0.3.44 in COMFYUI_DIR or
-~/comfy/ComfyUI-0.3.44. buildah executes the Dockerfile's own steps. Base images that it has not (`buildah pull`) are
-made, of Debian and what the real ones bring. The weights come from a stand-in for the hub: FOLDER's, laid out as
+~/comfy/ComfyUI-0.3.44. buildah executes the Dockerfile's own steps. Base images that are not here (`buildah pull`) are
+made of Debian and what the real ones contain. The weights come from a stand-in for the hub: FOLDER's, laid out as
 `--download` does, or small ones. In namespaces of its own, as root and as another user, on a writable root and on a
-read-only one with a writable /tmp, the image is started, asked for pictures and stopped while it makes one.
+read-only one with a writable /tmp, the image is started, asked for images and stopped while it makes one.
 """
 
 import argparse
@@ -90,8 +90,8 @@ def make_debian() -> None:
 
 def python_prefix(version: str) -> str:
     """The folder of an installed Python that can be copied elsewhere."""
-    known = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")]
-    for command in filter(None, known):
+    installed = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    for command in filter(None, [shutil.which(f"python{version}"), *map(str, installed)]):
         result = subprocess.run([command, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True)
         if result.returncode == 0 and result.stdout.strip() != "/usr":
             return result.stdout.strip()
@@ -144,7 +144,7 @@ def make_bases() -> None:
 
 
 def small_weights(folder: Path) -> None:
-    """The demo's weights under the published names, and files in the place of the masker's."""
+    """Writes the demo weights under the published names, and placeholders for the masker."""
     checkpoint.write(folder)
     (folder / "CatVTON/SCHP").mkdir()
     (folder / "CatVTON/DensePose").mkdir()
@@ -153,7 +153,7 @@ def small_weights(folder: Path) -> None:
 
 
 def hub_of(folder: Path) -> Hub:
-    """A stand-in for the hub with the files of `folder`."""
+    """Returns a stand-in for the hub with the files of `folder`."""
     names = {
         repository: [name for names in needed for name in names] for repository, needed in files.to_download().items()
     }
@@ -189,7 +189,7 @@ def forget_builds() -> None:
 
 
 def verify_build(context: Path, hub: Hub) -> None:
-    """Builds the image, then shows what another build is held to and what it does not do again."""
+    """Builds the image, then checks what later builds reuse and what they refuse."""
     started = time.monotonic()
     hub.private.add(files.BASE)  # opened by the secret
     built = build(context, hub, f"--tag={TAG}")
@@ -309,7 +309,7 @@ def wait_until_ready(url: str, process: subprocess.Popen, log_path: Path) -> flo
         time.sleep(0.2)
 
 
-def picture(draw_mask: bool = False) -> bytes:
+def drawing(draw_mask: bool = False) -> bytes:
     image = Image.new("RGB", (192, 256), "black" if draw_mask else "lightgrey")
     ImageDraw.Draw(image).rectangle((60, 60, 130, 160), fill="white" if draw_mask else "darkred")
     buffer = io.BytesIO()
@@ -318,7 +318,7 @@ def picture(draw_mask: bool = False) -> bytes:
 
 
 def try_on(url: str, path: str = "/api/v1/tryon", **fields: str) -> httpx.Response:
-    files = {"person_image": picture(), "garment_image": picture(), "mask_image": picture(draw_mask=True)}
+    files = {"person_image": drawing(), "garment_image": drawing(), "mask_image": drawing(draw_mask=True)}
     parts = {name: (f"{name}.png", data) for name, data in files.items()}
     return httpx.post(url + path, data={**FIELDS, **fields}, files=parts, headers={"Accept": "image/png"}, timeout=120)
 
@@ -344,7 +344,7 @@ def verify(image: Built, port: int, workflow: str, user: str, read_only: bool) -
         code = process.wait(60)
         assert code == 0, f"exit {code}\n{log_path.read_text()[-4000:]}"
     where = "read-only" if read_only else "writable"
-    print(f"{user}, {where} root: ready in {seconds:.1f} s, pictures, drained, exit 0", flush=True)
+    print(f"{user}, {where} root: ready in {seconds:.1f} s, images, drained, exit 0", flush=True)
 
 
 def verify_sagemaker(image: Built, port: int, workflow: str) -> None:
@@ -356,12 +356,12 @@ def verify_sagemaker(image: Built, port: int, workflow: str) -> None:
 
 
 def verify_places(weights: Path, scratch: Path) -> None:
-    """An image without weights says what is missing, and finds them wherever they may be."""
+    """An image without weights lists the missing files, and finds them in every place that it searches."""
     cache = scratch / "cache"
     for repository in files.to_download():
         snapshot = cache / f"hub/models--{repository.replace('/', '--')}/snapshots/{'a' * 40}"
         shutil.copytree(weights / repository.split("/")[1], snapshot)
-    places = (
+    places: tuple[tuple[str, str, Path, dict[str, str]], ...] = (
         ("a network volume", "/runpod-volume/models", weights, {}),
         ("RunPod's cached models", "/runpod-volume/huggingface-cache", cache, {}),
         ("a folder", "/weights", weights, {"TRYON_MODELS_DIR": "/weights"}),

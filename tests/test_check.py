@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_tryon import check, nodes
-from comfyui_tryon.weights import download, files
+from comfyui_tryon.settings import Settings
+from comfyui_tryon.weights import download, files, integrity, loaders
 from hosts import ROOT, comfyui_folders, free_port
 from safetensors.numpy import save_file
 
@@ -78,7 +79,7 @@ def run_check(folder: Path | None, *arguments: str, comfyui: str = "", **variabl
 
 
 def failing_rows(result: subprocess.CompletedProcess) -> str:
-    """The rows of a table that say FAIL, with their mend."""
+    """The rows of a table that say FAIL, with their fix."""
     assert result.returncode == 1, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     first = [index for index, line in enumerate(lines) if line.startswith("FAIL")]
@@ -129,7 +130,7 @@ def test_quick_damage(models, name, damage, locked):
     path.write_bytes({"truncated": data[:-7], "empty": b"", "another file": b"<html>not found</html>"}[damage])
     if not locked:
         (models / download.LOCK).unlink()
-    assert check.quick_damage(path), "the damage went unnoticed"
+    assert integrity.quick_damage(path), "the damage went unnoticed"
 
 
 def test_start_with_damaged_files(models):
@@ -138,7 +139,7 @@ def test_start_with_damaged_files(models):
     result = start(models)
     assert result.returncode == 1
     assert f"{models / UNET} has" in result.stderr and f"{models / MASKERS[0]} has" in result.stderr
-    assert "Mend them with:\n  ./start.sh --download\n" in result.stderr
+    assert "Fix with:\n  ./start.sh --download\n" in result.stderr
 
 
 def test_the_table_reads_every_byte(models):
@@ -147,7 +148,7 @@ def test_the_table_reads_every_byte(models):
     (models / VAE).write_bytes(data)
     assert run_check(models).returncode == 0
     row = failing_rows(start(models, "--check"))
-    assert f"{models / VAE} has another content than was downloaded" in row
+    assert f"{models / VAE} differs from the downloaded file (sha256)" in row
     assert "-> ./start.sh --download" in row
 
 
@@ -156,7 +157,7 @@ def test_the_table_knows_another_model(models):
     save_file(tensors(3), models / ATTENTION)
     lock_files(models)
     rows = failing_rows(run_check(models, "--table"))
-    assert "no inpainting model" in rows and "3 tensors" in rows
+    assert "not an inpainting model" in rows and "3 tensors" in rows
 
 
 def test_the_table_lists_missing_files_with_the_command(models):
@@ -187,7 +188,7 @@ def test_the_published_workflow_is_understood(models, tmp_path):
     ("inputs", "command"),
     [
         ({"attention_version": "vitonhd"}, "./start.sh --download --attention vitonhd"),
-        ({"catvton_path": "my/own"}, "put under one of these folders yourself"),
+        ({"catvton_path": "my/own"}, "under one of these folders yourself"),
     ],
 )
 def test_the_command_fetches_what_the_workflow_asks_for(models, tmp_path, inputs, command):
@@ -215,7 +216,7 @@ def test_segformer_is_fetched_by_its_name(models, tmp_path):
     [
         ({"PORT": "port"}, "PORT: "),
         ({"TRYON_TIMEOUT_S": "-1"}, "TRYON_TIMEOUT_S: "),
-        ({"TRYON_WORKFLOW": "nothing"}, "There are: catvton, catvton_mask, demo."),
+        ({"TRYON_WORKFLOW": "nothing"}, "Available: catvton, catvton_mask, demo."),
     ],
 )
 def test_bad_settings(models, variables, said):
@@ -259,10 +260,33 @@ def test_the_weights_may_lie_in_the_hubs_cache(models, tmp_path):
     assert run_check(None, HF_HOME=str(tmp_path / "hf")).returncode == 0
 
 
+def test_a_malformed_graph_is_refused_by_name(models, tmp_path):
+    (tmp_path / "broken.json").write_text('{"nodes": [{"id": 1}]}')
+    result = run_check(models, TRYON_WORKFLOWS_DIR=str(tmp_path), TRYON_WORKFLOW="broken")
+    assert result.returncode == 1 and "broken.json: the workflow: node 1 has no type" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("name", "template"), [("catvton", "try_on_catvton"), ("demo", "try_on_demo")])
+def test_both_formats_need_the_same_files(name, template):
+    folders = {name: ROOT / "workflows", template: ROOT / "custom_nodes/comfyui_tryon/example_workflows"}
+    api, page = (
+        sorted(check.read_needs(Settings(workflows_dir=folder, workflow=name))) for name, folder in folders.items()
+    )
+    assert len(api) == 4 and page == api
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys; from comfyui_tryon import check; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], env=environment(None), capture_output=True, text=True)
+    assert "comfyui_tryon.weights.search" in result.stdout.split(), result.stderr
+    assert not {"torch", "diffusers", "transformers", "scipy", "PIL", "aiohttp"} & set(result.stdout.split())
+
+
 def test_loaders_are_the_nodes():
-    for name, inputs in check.LOADERS.items():
+    for name, loader in loaders.LOADERS.items():
         declared = nodes.NODE_CLASS_MAPPINGS[name].INPUT_TYPES()
         expected = {
             key: spec[1]["default"] for kind in ("required", "optional") for key, spec in declared[kind].items()
         }
-        assert list(inputs.items()) == list(expected.items())[: len(inputs)]
+        assert list(loader.defaults.items()) == list(expected.items())[: len(loader.defaults)]

@@ -1,4 +1,4 @@
-"""The files that ship the server: that they agree with it and with each other. tests/image.py runs what they build."""
+"""The files that ship the server agree with it and with each other. tests/image.py runs what they build."""
 
 import fnmatch
 import json
@@ -29,7 +29,7 @@ def dockerfile() -> list[tuple[str, str]]:
     """The instructions of the Dockerfile with their arguments."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+    return [(name, rest) for name, rest in (line.split(maxsplit=1) for line in lines if line.strip())]
 
 
 def documents(name: str) -> list[dict]:
@@ -99,11 +99,21 @@ def test_the_download_stage_needs_huggingface_hub_only(tmp_path):
     assert "http://127.0.0.1:9 cannot be reached" in result.stderr, result.stderr
 
 
-def test_probes_ask_paths_that_there_are():
+def test_probes_ask_paths_that_exist():
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container(WORKER)[name]["httpGet"]["path"] in HEALTH_PATHS
     asked = re.findall(r"option httpchk GET (\S+)", (ROOT / "deploy/haproxy.cfg").read_text())
     assert asked and set(asked) <= HEALTH_PATHS
+
+
+@pytest.mark.parametrize(("further", "complete"), [("", True), ("# a comment\n\n", True), ("not-there>=1\n", False)])
+def test_start_finds_out_whether_the_packages_are_installed(tmp_path, further, complete):
+    required = (ROOT / "custom_nodes/comfyui_tryon/requirements.txt").read_text()
+    (tmp_path / "requirements.txt").write_text(required + further)
+    function = re.search(r"^has_packages\(\) \{.*?^\}\n", (ROOT / "start.sh").read_text(), re.MULTILINE | re.DOTALL)[0]
+    script = f'{function}pack=$1; has_packages "$2"'
+    result = subprocess.run(["bash", "-c", script, "bash", str(tmp_path), sys.executable])
+    assert (result.returncode == 0) == complete
 
 
 def test_liveness_does_not_ask_for_readiness():
@@ -126,7 +136,7 @@ def test_the_environment_that_is_set_is_read():
     assert used == set(COMPOSE["balancer"]["environment"])
 
 
-def test_autoscaling_asks_for_a_metric_that_there_is():
+def test_autoscaling_asks_for_a_metric_that_exists():
     autoscaler = next(one for one in documents("deploy/kubernetes/autoscaling.yaml") if "Autoscaler" in one["kind"])
     name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert f"\n{name} " in metrics.text().decode()

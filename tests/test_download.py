@@ -1,4 +1,4 @@
-"""`./start.sh --download` against a stand-in for the hub: what is fetched, kept to, gone on with, and refused."""
+"""`./start.sh --download` against a stand-in for the hub: which files it fetches, locks, resumes and refuses."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from comfyui_tryon.weights import download, files
 from hosts import ROOT
 from hub import Hub, serving
@@ -152,7 +153,7 @@ def test_other_attention_versions_and_segformer_come_when_asked_for(hub, complet
     }
 
 
-def test_a_cut_connection_is_gone_on_with(hub, tmp_path):
+def test_a_cut_connection_is_resumed(hub, tmp_path):
     hub.cuts = [CHUNK + 1, CHUNK + 1]
     result = run(hub, tmp_path / "models")
     assert result.returncode == 0, result.stderr
@@ -161,11 +162,11 @@ def test_a_cut_connection_is_gone_on_with(hub, tmp_path):
     assert resumed == [str(CHUNK), str(2 * CHUNK)]
 
 
-def test_where_the_connection_stays_cut_the_next_command_goes_on(hub, tmp_path):
+def test_where_the_connection_stays_cut_the_next_command_resumes(hub, tmp_path):
     hub.cuts = [CHUNK + 1] + [0] * 20
     line = refusal(run(hub, tmp_path / "models"))
     assert "broke off during unet/diffusion_pytorch_model.fp16.safetensors" in line
-    assert "goes on where it stopped" in line
+    assert "resumes where it stopped" in line
     assert not (tmp_path / "models" / UNET).exists()
     hub.cuts = []
     hub.requests.clear()
@@ -227,7 +228,7 @@ def test_a_disk_that_fills_up_on_the_way(hub, tmp_path):
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
     line = refusal(run(hub, tmp_path / "models"))
-    assert line.startswith(f"The disk is full: {tmp_path / 'models'} has no room left.") and "goes on there" in line
+    assert line.startswith(f"The disk is full: {tmp_path / 'models'} has no room left.") and "resumes there" in line
     part.unlink()
     assert run(hub, tmp_path / "models").returncode == 0
 
@@ -248,7 +249,22 @@ def test_a_hub_that_fails(hub, tmp_path):
     assert "answers 500" in refusal(run(hub, tmp_path / "models"))
 
 
-def test_one_list_of_attention_folders():
+def test_catvton_reads_the_attention_files_that_are_fetched():
     from comfyui_tryon.catvton import ATTENTION_FOLDERS
 
     assert ATTENTION_FOLDERS == files.ATTENTION_FOLDERS
+
+
+def test_the_masker_reads_the_files_that_are_fetched(tmp_path, monkeypatch):
+    from comfyui_tryon.masker import SchpDensePoseMasker, schp_densepose
+
+    read = []
+
+    def load(path: Path, *options: object) -> torch.nn.Module:
+        read.append(str(path.relative_to(tmp_path)))
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(schp_densepose.Schp, "load", load)
+    monkeypatch.setattr(schp_densepose.DensePose, "load", load)
+    SchpDensePoseMasker.load(tmp_path)
+    assert read == files.MASKER_NAMES

@@ -1,4 +1,4 @@
-"""Drawn people and garments: the demo's photographs, and what its small models are trained on.
+"""Draws people and garments: the sample images of the demo, and what its small models are trained on.
 
 Everything is a function of the seed. Shapes are laid out in units of 1/300 of the picture's width (the picture is
 300 x 400 units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same picture
@@ -21,9 +21,10 @@ SHOES, LEGS, ARMS = (10, 9), (13, 12), (15, 14)  # right, left of the person: le
 
 NECK, SHOULDER, ARMPIT, WAIST, HIP, CROTCH, KNEE, ANKLE = 90.0, 101.0, 123.0, 152.0, 184.0, 200.0, 278.0, 356.0
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]  # R, G, B
 Fill = Colour | Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+# fmt: off
 FABRICS: tuple[Colour, ...] = (
     (206, 38, 44), (232, 98, 36), (244, 190, 42), (250, 226, 120), (128, 176, 52), (36, 128, 70), (22, 128, 132),
     (96, 196, 204), (54, 120, 210), (30, 50, 118), (104, 62, 160), (176, 120, 206), (224, 74, 142), (246, 172, 194),
@@ -36,6 +37,7 @@ HAIRS: tuple[Colour, ...] = (
     (34, 28, 28), (66, 42, 30), (110, 68, 38), (160, 112, 58), (222, 186, 116), (158, 64, 36), (150, 148, 150),
     (88, 54, 96),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Body:
     hip: float = 35.0
     arm: float = 8.5
     leg: float = 17.0
-    arms: tuple[tuple[float, float], tuple[float, float]] = ((0.55, 0.0), (0.55, 0.0))
+    arms: tuple[tuple[float, float], ...] = ((0.55, 0.0), (0.55, 0.0))
     stance: float = 6.0
     nod: float = 0.0
     skin: Colour = SKINS[1]
@@ -91,7 +93,7 @@ class Garment:
     """What one garment is, whoever wears it. kind: "top", "pants", "skirt" or "dress"; lengths: shares of a limb."""
 
     kind: str
-    colours: tuple[Colour, Colour, Colour]
+    colours: tuple[Colour, ...]
     pattern: str
     period: float
     angle: float
@@ -166,17 +168,18 @@ class Canvas:
         if box is None:
             return
         part = mask.crop(box)
+        colour: np.ndarray
         if callable(fill):
             colour = fill(*self.camera.units(box)).astype(np.float32)
         else:
-            colour = np.broadcast_to(np.float32(fill), (part.height, part.width, 3))
+            colour = np.broadcast_to(np.asarray(fill, np.float32), (part.height, part.width, 3))
         if relief:
             reach = round(12 * self.camera.scale)
             around = (solid or mask).crop((box[0] - reach, box[1] - reach, box[2] + reach, box[3] + reach))
             inside = (reach, reach, reach + part.width, reach + part.height)
             inner = np.asarray(self.blur(around, 5).crop(inside), np.float32) / 255
-            lit = self.blur(ImageChops.offset(around, round(4 * self.camera.scale), 0), 9).crop(inside)
-            lit = np.asarray(lit, np.float32) / 255
+            light = self.blur(ImageChops.offset(around, round(4 * self.camera.scale), 0), 9).crop(inside)
+            lit = np.asarray(light, np.float32) / 255
             colour = colour * (1 - relief * (1 - np.clip(2 * inner - 1, 0, 1)) - relief * 0.7 * (1 - lit))[..., None]
         if folds:
             shade = np.asarray(self.blur(self.strokes(folds, 3), 1.6).crop(box), np.float32) / 255
@@ -233,6 +236,7 @@ def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
 
 def _body(rng: np.random.Generator) -> Body:
     build = rng.uniform(0.88, 1.14)
+    arms: tuple[tuple[float, float], ...]
     if rng.random() < 0.2:
         arms = ((rng.uniform(0.6, 0.75), -1.5), (rng.uniform(0.1, 0.3), rng.uniform(-0.1, 0.1)))
     elif rng.random() < 0.25:
@@ -278,7 +282,7 @@ def _garment(rng: np.random.Generator, kind: str) -> Garment:
 
 def _weave(garment: Garment, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """The fabric's colour at (u, v) units across and along the cloth, as (..., 3)."""
-    main, second = (np.float32(c) for c in garment.colours[:2])
+    main, second = (np.asarray(c, np.float32) for c in garment.colours[:2])
     along = (u * np.sin(garment.angle) + v * np.cos(garment.angle)) / garment.period
     if garment.pattern == "stripes":
         share = (np.mod(along, 1) < 0.38) * 1.0
@@ -342,7 +346,8 @@ def _limb(joints: np.ndarray, widths: tuple[float, float, float], until: float =
 def _skirt_side(body: Body, garment: Garment) -> list[tuple[float, float]]:
     hem = 228 + 92 * garment.hem
     return [
-        (body.waist + 1.5, WAIST - 4), (body.hip + 3 + 4 * garment.flare, HIP - 4),
+        (body.waist + 1.5, WAIST - 4),
+        (body.hip + 3 + 4 * garment.flare, HIP - 4),
         (body.hip + 4 + 24 * garment.flare * (hem - HIP) / 130, hem),
     ]
 
@@ -395,8 +400,8 @@ def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.
                 leaf = np.array([(0, NECK + 5), (9, NECK - 8), (18, NECK), (9, NECK + 17)]) * (side, 1)
                 canvas.paint(canvas.shape(leaf), trim, label, 0.1)
     elif garment.kind == "skirt":
-        side = np.concatenate([[(0, WAIST - 4)], _curve(_skirt_side(body, garment))])
-        canvas.paint(canvas.shape(_symmetric(side)), cloth, label, relief, _folds(body, garment, rng, flat))
+        edge = np.concatenate([[(0, WAIST - 4)], _curve(_skirt_side(body, garment))])
+        canvas.paint(canvas.shape(_symmetric(edge)), cloth, label, relief, _folds(body, garment, rng, flat))
     else:
         wide = body.leg + 1 + garment.ease * 0.6
         widths = (wide, wide * (0.72 + 0.12 * garment.flare), wide * (0.5 + 0.3 * garment.flare))
@@ -407,8 +412,8 @@ def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.
         folds = [*_folds(body, garment, rng, flat), np.array([(0, HIP), (0, CROTCH + 12)])]
         canvas.paint(canvas.shape(*legs, seat), cloth, label, relief, folds)
     if garment.kind in ("skirt", "pants"):
-        band = _symmetric(np.array([(body.waist + 2, WAIST - 5), (body.waist + 3, WAIST + 1)]))
-        canvas.paint(canvas.shape(band), trim, label)
+        waistband = _symmetric(np.array([(body.waist + 2, WAIST - 5), (body.waist + 3, WAIST + 1)]))
+        canvas.paint(canvas.shape(waistband), trim, label)
 
 
 def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat: bool) -> None:
@@ -430,7 +435,7 @@ def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat:
         along = np.where(lower, 48 + (points - joints[1]) @ bend, along)
         across = np.where(lower, (points - joints[1]) @ (bend[::-1] * (1, -1)), across)
         if garment.pattern in ("logo", "block"):
-            return np.broadcast_to(np.float32(garment.colours[0]), (*x.shape, 3))
+            return np.broadcast_to(np.asarray(garment.colours[0], np.float32), (*x.shape, 3))
         return _weave(garment, across, along)
 
     folds = [] if flat or not long else [joints[1] + np.array([(-side * 7.0, -3), (side * 3.0, 3)])]
@@ -491,7 +496,7 @@ def _dressed(canvas: Canvas, body: Body, garments: list[Garment], fold_seed: int
         forearm = (joints[2] - joints[1]) / 44
         palm = joints[2] + forearm * 6
         thumb = palm + np.array([-side * 5.0, -1])
-        protected.append(canvas.shape(_oval(*palm, 6.4, 8.5), _oval(*thumb, 2.6, 5)))
+        protected.append(canvas.shape(_oval(palm[0], palm[1], 6.4, 8.5), _oval(thumb[0], thumb[1], 2.6, 5)))
         canvas.paint(protected[-1], body.skin, ARMS[(side + 1) // 2], 0.15)
     protected.extend(_paint_head(canvas, body))
     union = protected[0]
@@ -604,13 +609,17 @@ def _turn(a: tuple, b: tuple, c: tuple) -> float:
 
 
 def _hull(points: np.ndarray) -> np.ndarray:
-    """Convex hull of (n, 2) points by Andrew's monotone chain."""
+    """Returns the convex hull of (n, 2) points by Andrew's monotone chain.
+
+    scipy's ConvexHull lists the same corners from another start, which moves single pixels of some masks: the weights
+    were trained on these.
+    """
     ordered = sorted(map(tuple, points.tolist()))
     chains = []
     for sequence in (ordered, ordered[::-1]):
         chain: list = []
         for p in sequence:
-            while len(chain) > 1 and _turn(*chain[-2:], p) <= 0:
+            while len(chain) > 1 and _turn(chain[-2], chain[-1], p) <= 0:
                 chain.pop()
             chain.append(p)
         chains.append(chain[:-1])
@@ -623,7 +632,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
 
     def blend(top: Colour, bottom: Colour) -> Image.Image:
-        rows = np.float32(top) * (1 - y) + np.float32(bottom) * y
+        rows = np.asarray(top, np.float32) * (1 - y) + np.asarray(bottom, np.float32) * y
         return Image.fromarray(np.broadcast_to(rows, (height, width, 3)).astype(np.uint8))
 
     def pastel() -> Colour:
@@ -661,10 +670,10 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
         canvas.paint(canvas.shape(_oval(rng.uniform(-110, 110), 50, 20, 20)), (255, 240, 180))
     elif scene == "street":
         canvas = Canvas(camera, blend((190, 208, 226), (236, 232, 226)))
-        for x in np.arange(-150, 150, 50):
+        for x in range(-150, 150, 50):
             tone, top = pastel(), rng.uniform(30, 150)
             block(x, top, x + 48, floor, tone)
-            for row in np.arange(top + 14, floor - 20, 34):
+            for row in np.arange(top + 14, floor - 20, 34).tolist():
                 for column in (x + 9, x + 28):
                     block(column, row, column + 11, row + 17, tuple(int(c * 0.72) for c in tone))
         block(-150, floor, 150, 400, (164, 164, 170))

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from drawing import draw_pair  # noqa: E402
 
+Network = Any  # a torch.nn.Module; mypy would take each of its layers for a Tensor or a Module
 OUTPUT = ROOT / "training" / "output"
 SEED = 7
 SHARDS = 48
@@ -62,7 +64,7 @@ SAVE_EVERY, SHOW_EVERY = 100, 500
 class Run:
     """One model's training: optimizer, averaged weights, loss curve and the state on disk that it resumes from."""
 
-    def __init__(self, name: str, model: torch.nn.Module, steps: int, rate: float, decay: float):
+    def __init__(self, name: str, model: Network, steps: int, rate: float, decay: float):
         self.name, self.model, self.steps, self.rate, self.decay = name, model, steps, rate, decay
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.average = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
@@ -106,8 +108,8 @@ class Run:
         partial.rename(self.path)
         plot(self.losses, OUTPUT / f"{self.name}-loss.png")
 
-    def averaged(self) -> torch.nn.Module:
-        """The model in evaluation mode with the averaged weights; training goes on from the others with `load`."""
+    def averaged(self) -> Network:
+        """Returns the model in evaluation mode with the averaged weights, which replace those of the last step."""
         self.model.load_state_dict(self.average)
         return self.model.eval().requires_grad_(False)
 
@@ -152,7 +154,7 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
 OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1, -1, 0], [0.5, 0.5, -1]])
 
 
-def new_vae() -> torch.nn.Module:
+def new_vae() -> Network:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(SEED)
@@ -161,7 +163,7 @@ def new_vae() -> torch.nn.Module:
     return vae
 
 
-def start_linear(vae: torch.nn.Module, reference: float = 2.0) -> None:
+def start_linear(vae: Network, reference: float = 2.0) -> None:
     """Start as the mean colour of every 8 x 8 block, from which training learns the rest in a tenth of the steps.
 
     Residual branches start at zero, resampling as averaging and repeating. What is left between the first and last
@@ -175,19 +177,20 @@ def start_linear(vae: torch.nn.Module, reference: float = 2.0) -> None:
 
     with torch.no_grad():
         for module in vae.modules():
+            layer: Network = module
             if isinstance(module, ResnetBlock2D):
-                module.conv2.weight.zero_()
-                if module.conv_shortcut is not None:
-                    torch.nn.init.dirac_(module.conv_shortcut.weight)
+                layer.conv2.weight.zero_()
+                if layer.conv_shortcut is not None:
+                    torch.nn.init.dirac_(layer.conv_shortcut.weight)
             elif isinstance(module, Attention):
-                module.to_out[0].weight.zero_()
+                layer.to_out[0].weight.zero_()
             elif isinstance(module, Downsample2D):
-                torch.nn.init.dirac_(module.conv.weight)
-                module.conv.weight[..., :2, :2] = module.conv.weight.sum((2, 3), keepdim=True) / 4
+                torch.nn.init.dirac_(layer.conv.weight)
+                layer.conv.weight[..., :2, :2] = layer.conv.weight.sum((2, 3), keepdim=True) / 4
             elif isinstance(module, Upsample2D):
-                torch.nn.init.dirac_(module.conv.weight)
+                torch.nn.init.dirac_(layer.conv.weight)
             if isinstance(module, torch.nn.Conv2d):
-                module.bias.zero_()
+                layer.bias.zero_()
         for entrance, mix in ((vae.encoder.conv_in, OPPONENT), (vae.decoder.conv_in, torch.eye(4)[:3])):
             entrance.weight[:8] = 0
             entrance.weight[:6, :, 1, 1] = torch.stack([mix, -mix], 1).flatten(0, 1)
@@ -202,8 +205,8 @@ def start_linear(vae: torch.nn.Module, reference: float = 2.0) -> None:
 
 def pixels(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """A shard's rows to pictures (n, 3, 3, H, W) in [-1, 1], see `data`, and masks (n, 1, H, W) of 0 and 1."""
-    rows = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
-    return rows[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, (rows[:, 9:] > 127).float()
+    planes = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
+    return planes[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, (planes[:, 9:] > 127).float()
 
 
 def vae_batch(step: int) -> torch.Tensor:
@@ -232,7 +235,7 @@ def vae_loss(picture: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     return 2 * error.abs().mean() + F.avg_pool2d(error, 8).abs().mean() + 0.5 * edges
 
 
-def whiten(vae: torch.nn.Module) -> None:
+def whiten(vae: Network) -> None:
     """Give the latents zero mean, unit covariance after scaling by `scaling_factor`, and no posterior spread.
 
     The encoder's last and the decoder's first convolution are 1 x 1, so this changes no picture.
@@ -255,7 +258,7 @@ def whiten(vae: torch.nn.Module) -> None:
         quant.weight[4:], quant.bias[4:] = 0, -30
 
 
-def train_vae() -> torch.nn.Module:
+def train_vae() -> Network:
     run = Run("vae", new_vae(), VAE_STEPS, VAE_RATE, 0.998)
     held = None
     while run.step < run.steps:
@@ -277,7 +280,7 @@ def train_vae() -> torch.nn.Module:
     return vae
 
 
-def sharpen(vae: torch.nn.Module) -> None:
+def sharpen(vae: Network) -> None:
     """Train the decoder alone on whole pictures: the latents, and so the UNet, stay as they are."""
     spread = 1 / vae.config.scaling_factor
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
@@ -299,7 +302,7 @@ def sharpen(vae: torch.nn.Module) -> None:
 # Latents
 
 
-def encode_all(vae: torch.nn.Module, reduction: int, shards: int) -> dict[str, torch.Tensor]:
+def encode_all(vae: Network, reduction: int, shards: int) -> dict[str, torch.Tensor]:
     """Every pair's posterior means, unscaled: masked, garment, worn float16 (n, 4, h, w); mask uint8 (n, 1, h, w)."""
     path = OUTPUT / f"latents-{reduction}.pt"
     if path.is_file():
@@ -326,7 +329,7 @@ def encode_all(vae: torch.nn.Module, reduction: int, shards: int) -> dict[str, t
 # UNet
 
 
-def new_unet() -> torch.nn.Module:
+def new_unet() -> Network:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(SEED)
@@ -340,7 +343,7 @@ def new_unet() -> torch.nn.Module:
     return unet
 
 
-def start_as_identity(unet: torch.nn.Module) -> None:
+def start_as_identity(unet: Network) -> None:
     """Let the first prediction be the noisy latents themselves, which at high noise is nearly the noise.
 
     What is left to learn is what the picture adds, instead of how to carry noise through norms and activations: the
@@ -359,7 +362,7 @@ def start_as_identity(unet: torch.nn.Module) -> None:
     unet.conv_out.bias.zero_()
 
 
-def unet_loss(unet: torch.nn.Module, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
+def unet_loss(unet: Network, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
     """Epsilon error, mostly in the mask, where it is weighed as the error of the picture that it stands for.
 
     That is 1 / alpha times heavier: at high noise the picture is decided, and epsilon says next to nothing of it.
@@ -385,7 +388,7 @@ def with_heavy_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch
     return {name: tensor * PASS_THROUGH_WEIGHT if name in heavy else tensor for name, tensor in weights.items()}
 
 
-def train_unet(name: str, vae: torch.nn.Module, start: dict | None) -> torch.nn.Module:
+def train_unet(name: str, vae: Network, start: dict | None) -> Network:
     """One stage, from the weights `start`; samples go to `output`."""
     from diffusers import DDIMScheduler
 
@@ -407,7 +410,7 @@ def train_unet(name: str, vae: torch.nn.Module, start: dict | None) -> torch.nn.
     return run.averaged()
 
 
-def show(run: Run, vae: torch.nn.Module, reduction: int) -> None:
+def show(run: Run, vae: Network, reduction: int) -> None:
     """Eight held-out pairs: person, garment, result of the averaged weights, truth."""
     unet = new_unet()
     unet.load_state_dict(run.average)
@@ -425,7 +428,7 @@ def show(run: Run, vae: torch.nn.Module, reduction: int) -> None:
 # Parser
 
 
-def train_parser() -> torch.nn.Module:
+def train_parser() -> Network:
     """A small SegFormer that labels drawn people."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
@@ -442,14 +445,14 @@ def train_parser() -> torch.nn.Module:
     return run.averaged()
 
 
-def export(vae: torch.nn.Module, unet: torch.nn.Module, parser: torch.nn.Module) -> None:
+def export(vae: Network, unet: Network, parser: Network) -> None:
     """The package's weights: float16, self-attention apart under the published keys."""
     from safetensors.torch import save_file
 
     folder = checkpoint.WEIGHTS
     folder.mkdir(exist_ok=True)
 
-    def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def half(model: Network) -> dict[str, torch.Tensor]:
         tensors = model.state_dict().items()
         return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors}
 
@@ -465,8 +468,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    drawing = dict(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True)
-    multiprocessing.get_context("spawn").Process(**drawing).start()
+    spawn = multiprocessing.get_context("spawn")
+    spawn.Process(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True).start()
     vae = train_vae()
     unet = train_unet("half", vae, None)
     unet = train_unet("full", vae, unet.state_dict())

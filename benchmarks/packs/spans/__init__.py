@@ -40,9 +40,9 @@ async def watch(app: web.Application) -> None:
         measured = spanned("node", name, getattr(method, "__func__", method))
         setattr(cls, cls.FUNCTION, classmethod(measured) if isinstance(method, classmethod) else measured)
     execution.PromptExecutor.execute = spanned("host", "executor", execution.PromptExecutor.execute)
-    pictures = next(module for name, module in sys.modules.items() if name.endswith("comfyui_tryon.pictures"))
+    images = next(module for name, module in sys.modules.items() if name.endswith("comfyui_tryon.images"))
     for name in CODECS:
-        setattr(pictures, name, spanned("codec", name, getattr(pictures, name)))
+        setattr(images, name, spanned("codec", name, getattr(images, name)))
 
 
 @atexit.register

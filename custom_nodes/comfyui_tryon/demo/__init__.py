@@ -1,4 +1,4 @@
-"""What the quick start needs: small weights in the published layout, and sample images in `samples/`."""
+"""Holds what the quick start needs: small weights in the published layout, and sample images in `samples/`."""
 
 from pathlib import Path
 

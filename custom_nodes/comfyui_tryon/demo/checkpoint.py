@@ -1,7 +1,7 @@
-"""The demo's small checkpoint, in the layout of the published weight files.
+"""Writes the small demo checkpoint in the layout of the published weight files.
 
-`training/train.py` made the weights in `weights/`; this writes them out as a server reads them. It imports neither
-torch nor diffusers, so that the quick start loads those once, in the server.
+`training/train.py` made the weights in `weights/`. Imports neither torch nor diffusers, so that the quick start loads
+them once, in the server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARSER = "segformer_b2_clothes"
 MARKER = "demo.json"
 LAYOUT = 3  # counts changes of what `write` writes, so that older folders are written again
 
-# One width at all levels, unlike the published UNet: attention in a wrong order then fits, and is told by the pictures.
+# One width at all levels, unlike the published UNet: attention in a wrong order then fits, and the images show it.
 UNET_CONFIG = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 32,
@@ -94,17 +94,17 @@ def write(folder: Path) -> Path:
 
 
 def is_demo(folder: Path) -> bool:
-    """Whether `write` made what is in `folder`."""
+    """Returns whether `write` made the files in `folder`."""
     return (folder / MARKER).is_file()
 
 
 def parser_config() -> dict:
-    """The demo parser's config.json, with ATR's labels."""
+    """Returns the config.json of the demo parser, with ATR's labels."""
     return json.loads((WEIGHTS / "parser.json").read_text())
 
 
 def attention_keys(names: Iterable[str]) -> dict[str, str]:
-    """The published attention file's keys (integers 8 apart: down, up, mid) to the UNet's names, 16 x 5 tensors."""
+    """Maps the keys of the published attention file (integers 8 apart: down, up, mid) to the UNet's names, 16 x 5."""
     order = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
     split = {name: name.split(".attn1.") for name in names if ".attn1." in name}
 
@@ -117,7 +117,7 @@ def attention_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def _untrained(unet: dict[str, np.ndarray], attention: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Random self- and cross-attention for a UNet without any."""
+    """Returns random self- and cross-attention for a UNet without any."""
     norms = [name for name in unet if ".transformer_blocks." in name and name.endswith(".norm1.weight")]
     blocks = [name.removesuffix("norm1.weight") for name in norms]
     tensors = {key.partition(".")[2] for key in attention}
@@ -131,7 +131,7 @@ def _untrained(unet: dict[str, np.ndarray], attention: dict[str, np.ndarray]) ->
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 values that depend on nothing but the name: biases 0, weights normal / sqrt(fan in)."""
+    """Returns float32 values that depend on nothing but the name: biases 0, weights normal / sqrt(fan in)."""
     if len(shape) == 1:
         return np.zeros(shape, np.float32)
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

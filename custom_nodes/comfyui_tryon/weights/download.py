@@ -1,6 +1,6 @@
-"""`python -m comfyui_tryon.download`: fetches the published weight files and keeps them to what was fetched first.
+"""`python -m comfyui_tryon.weights.download`: fetches the published weight files, and locks their commits and hashes.
 
-Besides the standard library it needs huggingface_hub alone.
+Needs nothing but the standard library and huggingface_hub, so that the image's download stage installs no more.
 """
 
 import argparse
@@ -20,11 +20,11 @@ LOCK = "tryon-weights.lock.json"
 
 
 class DownloadError(Exception):
-    """A file cannot be fetched; the message says in one line why and what to do."""
+    """A file cannot be fetched, or the lock file not read; the message says in one line why and what to do."""
 
 
 def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was fetched into `folder`: {repository: {"revision", "commit", "files": {name: {"size", "sha256"}}}}.
+    """Reads what was fetched into `folder`: {repository: {"revision", "commit", "files": {name: {"size", "sha256"}}}}.
 
     Raises:
         DownloadError: the lock file is damaged.
@@ -56,11 +56,11 @@ def _entry(path: Path) -> dict[str, Any]:
 def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str, str]) -> None:
     """Fetches the files of `wanted` into `folder`/NAME for each repository OWNER/NAME, and locks them.
 
-    What the lock file has is held to it: the same commit, the same size and sha256. A repository named in `revisions`
-    moves to that branch, tag or commit instead, and a file seen for the first time is recorded.
+    Files that the lock file records must have the same commit, size and sha256. A repository named in `revisions` moves
+    to that branch, tag or commit instead, and a file seen for the first time is recorded.
 
     Raises:
-        DownloadError
+        DownloadError: a file cannot be fetched or stored, or differs from the lock file.
     """
     try:
         lock = read_lock(folder)
@@ -71,7 +71,7 @@ def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str,
 
 
 class _Fetch:
-    """The files of one repository on their way into `folder`."""
+    """Fetches the files of one repository into `folder`."""
 
     def __init__(self, folder: Path, repository: str, lock: dict[str, dict[str, Any]]) -> None:
         self._folder = folder
@@ -141,11 +141,11 @@ class _Fetch:
         if size - partial > free:
             raise DownloadError(
                 f"The disk is full: {self._repository} needs {(size - partial) / 1e9:.2f} GB in {self._folder}, "
-                f"{free / 1e9:.2f} GB are free. Free some, or choose another folder with TRYON_MODELS_DIR."
+                f"{free / 1e9:.2f} GB are free. Free some space, or choose another folder with TRYON_MODELS_DIR."
             )
 
     def _fetch(self, name: str, commit: str, size: int, content: str) -> None:
-        """Downloads one file, going on with what an earlier try left of the same content."""
+        """Downloads one file, resuming what an earlier try left of the same content."""
         path = self._target / name
         part = path.with_name(f"{path.name}.{content[:16]}.part")
         path.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ class _Fetch:
                 if part.stat().st_size == before:
                     raise DownloadError(
                         f"{self._repository}: the connection broke off during {name} ({_reason(error)}). Run the same "
-                        "command again: it goes on where it stopped."
+                        "command again: it resumes where it stopped."
                     ) from error
         os.replace(part, path)
 
@@ -188,7 +188,7 @@ class _Fetch:
                 )
 
     def _hub_message(self, error: Exception, revision: str) -> str | None:
-        """What the hub's refusal means; None where it did not answer."""
+        """Explains the hub's refusal; None if it did not answer."""
         from huggingface_hub import constants, errors, get_token
 
         page, has_token = f"{constants.ENDPOINT}/{self._repository}", bool(get_token())
@@ -197,7 +197,7 @@ class _Fetch:
             return f"{self._repository} is gated: accept its terms at {page} with the account of {token}."
         if isinstance(error, errors.RepositoryNotFoundError):
             token = "the token in HF_TOKEN may not read it" if has_token else "it is private and HF_TOKEN is not set"
-            return f"There is no repository {self._repository} at {constants.ENDPOINT}, or {token}."
+            return f"{constants.ENDPOINT} has no repository {self._repository}, or {token}."
         if isinstance(error, errors.RevisionNotFoundError):
             return f"{self._repository} has no revision {revision}: name a branch, tag or commit of {page}."
         if isinstance(error, errors.OfflineModeIsEnabled):
@@ -217,16 +217,17 @@ class _Fetch:
 
 
 _DISK_MESSAGES = {
-    errno.ENOSPC: "The disk is full: {} has no room left. Free some and run the same command again: it goes on there.",
-    errno.EDQUOT: "The quota of {} is used up. Free some and run the same command again: it goes on there.",
-    errno.EACCES: "{} cannot be written to: choose a folder with TRYON_MODELS_DIR that can.",
-    errno.EPERM: "{} cannot be written to: choose a folder with TRYON_MODELS_DIR that can.",
-    errno.EROFS: "{} is read-only: choose a folder with TRYON_MODELS_DIR that is not.",
+    errno.ENOSPC: "The disk is full: {} has no room left. Free some and run the same command again: it resumes there.",
+    errno.EDQUOT: "The quota of {} is used up. Free some and run the same command again: it resumes there.",
+    errno.EACCES: "{} is not writable: choose a writable folder with TRYON_MODELS_DIR.",
+    errno.EPERM: "{} is not writable: choose a writable folder with TRYON_MODELS_DIR.",
+    errno.EROFS: "{} is read-only: choose a writable folder with TRYON_MODELS_DIR.",
 }
 
 
 def _disk_message(error: OSError, folder: Path) -> str:
-    return _DISK_MESSAGES.get(error.errno, "{} cannot be used (" + _reason(error) + ").").format(folder)
+    known = _DISK_MESSAGES.get(error.errno or 0)
+    return known.format(folder) if known else f"{folder} cannot be used ({_reason(error)})."
 
 
 def _reason(error: Exception) -> str:
@@ -255,18 +256,18 @@ def main() -> None:
     options = parser.parse_args()
     attention = options.attention.split(",")
     if unknown := set(attention) - set(ATTENTION_FOLDERS):
-        parser.error(f"there is no attention version {unknown.pop()!r}, only {', '.join(ATTENTION_FOLDERS)}")
+        parser.error(f"unknown attention version {unknown.pop()!r}; choose from {', '.join(ATTENTION_FOLDERS)}")
     named = dict(name.partition("@")[::2] for name in options.repositories)
     wanted = to_download(attention, segformer=SEGFORMER in named)
     if unknown := set(named) - set(wanted):
-        parser.error(f"{unknown.pop()!r} is none of {', '.join([*wanted, SEGFORMER])}")
+        parser.error(f"unknown repository {unknown.pop()!r}; choose from {', '.join([*wanted, SEGFORMER])}")
     try:
         folder = options.to or _default_folder()
         download(folder, wanted, {name: revision for name, revision in named.items() if revision})
     except DownloadError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on where it stopped.")
+        sys.exit("Stopped. The same command resumes where it stopped.")
     _say(f"The weights are in {folder}")
 
 

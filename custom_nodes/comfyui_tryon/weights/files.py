@@ -1,4 +1,4 @@
-"""The published weight files: the repositories that hold them and which of their files are needed.
+"""Lists the published weight files: the repositories that hold them and which of their files are needed.
 
 Imports nothing but the standard library, so that the image's download stage needs no other part of this package.
 """
@@ -10,7 +10,7 @@ VAE = "stabilityai/sd-vae-ft-mse"
 CATVTON = "zhengchong/CatVTON"
 SEGFORMER = "mattmdjaga/segformer_b2_clothes"
 
-# Repositories that are gone or unkept, and the one that serves the same files.
+# Repositories that are gone or unmaintained, and the one that serves the same files.
 MOVED = {
     "runwayml/stable-diffusion-inpainting": BASE,
     "booksforcharlie/stable-diffusion-inpainting": BASE,
@@ -23,6 +23,8 @@ LICENCES = {
     SEGFORMER: "see its model card, not for commercial use",
 }
 
+# catvton/ and masker/ hold these names too: importing them from there would load torch, and models know nothing of
+# downloads. tests/test_download.py compares both.
 ATTENTION_FOLDERS = {"mix": "mix-48k-1024", "vitonhd": "vitonhd-16k-512", "dresscode": "dresscode-16k-512"}
 FULL = [f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")]
 HALF = [f"diffusion_pytorch_model.fp16.{suffix}" for suffix in ("safetensors", "bin")]
@@ -32,7 +34,7 @@ MASKER_NAMES = [
     "DensePose/model_final_162be9.pkl",
 ]
 
-# One entry per file: the names that serve, best first.
+# One entry per file: the names that it may have, best first.
 Needed = Sequence[Sequence[str]]
 
 
@@ -45,19 +47,19 @@ def vae_files() -> Needed:
 
 
 def attention_files(version: str) -> Needed:
-    """The file of one attention version: mix, vitonhd or dresscode."""
+    """Returns the file of one attention version: mix, vitonhd or dresscode."""
     return [[f"{ATTENTION_FOLDERS[version]}/attention/model.safetensors"]]
 
 
 def parser_files(parser: str) -> Needed:
-    """The files of schp_densepose or segformer."""
+    """Returns the files of schp_densepose or segformer."""
     if parser == "segformer":
         return [["config.json"], ["model.safetensors", "pytorch_model.bin"]]
     return [[name] for name in MASKER_NAMES]
 
 
 def to_download(attention: Sequence[str] = ("mix",), segformer: bool = False) -> Mapping[str, Needed]:
-    """What a download fetches, by repository: the bundled workflows' files, and the further ones asked for."""
+    """Returns what a download fetches, by repository: the files of the bundled workflows, and the options chosen."""
     attentions = [names for version in attention for names in attention_files(version)]
     wanted = {
         BASE: [*base_files(), ["scheduler/scheduler_config.json"]],
@@ -68,7 +70,7 @@ def to_download(attention: Sequence[str] = ("mix",), segformer: bool = False) ->
 
 
 def download_command(path: str, name: str) -> str | None:
-    """The command that fetches file `name` of a node's `path`, or None where no command does."""
+    """Returns the command that fetches file `name` of a node's `path`, or None if no command does."""
     version = next((version for version, folder in ATTENTION_FOLDERS.items() if name.startswith(f"{folder}/")), "mix")
     for repository, needed in to_download([version], segformer=True).items():
         if path.rsplit("/", 1)[-1] == repository.rsplit("/", 1)[-1] and any(name in names for names in needed):

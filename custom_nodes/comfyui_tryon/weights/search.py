@@ -1,4 +1,4 @@
-"""Where the weight files are: turns the nodes' `*_path` inputs into folders."""
+"""Finds the weight files: turns the nodes' `*_path` inputs into folders."""
 
 import logging
 import os
@@ -9,18 +9,8 @@ from pathlib import Path
 
 from ..demo import checkpoint as demo_checkpoint
 from ..settings import PROJECT, settings
-from .files import (
-    BASE,
-    CATVTON,
-    MOVED,
-    VAE,
-    Needed,
-    attention_files,
-    base_files,
-    download_command,
-    parser_files,
-    vae_files,
-)
+from .files import BASE, CATVTON, MOVED, VAE, Needed, download_command
+from .loaders import Needs, masker_needs, pipeline_needs
 
 __all__ = ["BASE", "CATVTON", "VAE", "WeightsMissing", "demo_notice", "parser_folder", "pipeline_folders"]
 
@@ -28,61 +18,76 @@ logger = logging.getLogger(__name__)
 
 VOLUME = Path("/runpod-volume")
 
-DEMO_NOTICE = "These are the demo's small weights, trained on drawn pictures; they do little for photographs."
+DEMO_NOTICE = "These are the small demo weights, trained on drawings; on photographs they transfer little but colour."
 
 
 class WeightsMissing(FileNotFoundError):
-    """Weight files are not here; the message lists them, where they were looked for, and what fetches them."""
+    """Weight files were not found. The message says which, where they were searched for and which commands fetch them.
+
+    Attributes:
+        missing: the path input and the file name of each missing file.
+        listing: the message without the commands.
+        commands: the commands that fetch the files; empty if `--download` knows none of them.
+    """
+
+    def __init__(self, missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> None:
+        self.missing = missing
+        found = [download_command(path, name) for path, name in missing]
+        commands = {command for command in found if command}
+        # the others fetch what the plain command does, and more
+        self.commands = sorted(commands - {"./start.sh --download"} or commands)
+        lines = ["Missing weight files:", *(f"  {path}: {name}" for path, name in missing)]
+        lines += ["Looked under:", *(f"  {folder}" for folder in folders)]
+        if None in found:
+            lines.append("Put files that --download does not know under one of these folders yourself.")
+        self.listing = "\n".join(lines)
+        super().__init__("\n".join([self.listing, *(f"Fetch them with:  {command}" for command in self.commands)]))
 
 
 def pipeline_folders(base: str, vae: str, catvton: str, attention_version: str) -> tuple[Path, Path, Path]:
-    """The folders of the inpainting model, the VAE and CatVTON.
+    """Returns the folders of the inpainting model, the VAE and CatVTON.
 
     Raises:
-        WeightsMissing: with the files of all three that are not there.
+        WeightsMissing: with the missing files of all three.
     """
-    return tuple(resolve_all(pipeline_needs(base, vae, catvton, attention_version)))
-
-
-def pipeline_needs(base: str, vae: str, catvton: str, attention_version: str) -> list[tuple[str, Needed]]:
-    return [(base, base_files()), (vae, vae_files()), (catvton, attention_files(attention_version))]
+    base_folder, vae_folder, catvton_folder = resolve_all(pipeline_needs(base, catvton, attention_version, vae))
+    return base_folder, vae_folder, catvton_folder
 
 
 def parser_folder(path: str, parser: str) -> Path:
-    """The folder with the weights of `parser`, schp_densepose or segformer.
+    """Returns the folder with the weights of `parser`, schp_densepose or segformer.
 
     Raises:
         WeightsMissing
     """
-    return resolve_all([(path, parser_files(parser))])[0]
+    return resolve_all(masker_needs(path, parser))[0]
 
 
-def resolve_all(wanted: Sequence[tuple[str, Needed]]) -> list[Path]:
-    """The first folder for each (path, files needed) that has all files.
+def resolve_all(wanted: Needs) -> list[Path]:
+    """Returns, for each (path, files needed), the first folder that has all files.
 
     `path` is a folder name under one of the models folders, an absolute path, or a Hugging Face repository id, looked
     for in this order: as an absolute path, under `search_folders()`, in the Hugging Face caches.
 
     Raises:
-        WeightsMissing
+        WeightsMissing: with the files that the fullest folder of each path lacks.
     """
     found, missing = [], []
     for path, needed in wanted:
-        candidates = _candidates(path)
-        folder = next((folder for folder in candidates if not _missing(folder, needed)), None)
-        if folder is None:
-            nearest = min(candidates, key=lambda folder: len(_missing(folder, needed)))
-            missing += [(path, name) for name in _missing(nearest, needed)]
-        else:
-            _log_choice(path, folder)
-        found.append(folder)
+        lacking = {folder: _missing(folder, needed) for folder in _candidates(path)}
+        fullest = min(lacking, key=lambda folder: len(lacking[folder]))
+        missing += [(path, name) for name in lacking[fullest]]
+        found.append(fullest)
     if missing:
-        raise WeightsMissing(_missing_message(missing))
+        absolute = [Path(path) for path, _ in missing if os.path.isabs(path)]
+        raise WeightsMissing(missing, list(dict.fromkeys([*absolute, *search_folders(), *_hub_caches()])))
+    for (path, _), folder in zip(wanted, found, strict=True):
+        _log_choice(path, folder)
     return found
 
 
 def search_folders() -> list[Path]:
-    """The folders that may hold models, best first."""
+    """Returns the folders that may hold models, best first."""
     own = settings().models_dir
     folders = [*([own] if own else []), *_comfyui_folders(), VOLUME / "models", VOLUME, PROJECT / "models"]
     return list(dict.fromkeys(folders))
@@ -90,7 +95,7 @@ def search_folders() -> list[Path]:
 
 @lru_cache
 def demo_notice() -> str | None:
-    """What to tell users of the demo weights in the models folder, if it holds them."""
+    """Returns the caveat about the demo weights if the models folder holds them."""
     folder = settings().models_dir
     return DEMO_NOTICE if folder and demo_checkpoint.is_demo(folder) else None
 
@@ -111,7 +116,7 @@ def _candidates(path: str) -> list[Path]:
 
 
 def _comfyui_folders() -> list[Path]:
-    """The folders that ComfyUI knows for models, extra_model_paths.yaml included; none where ComfyUI is not loaded."""
+    """Returns ComfyUI's model folders, those of extra_model_paths.yaml included; none if ComfyUI is not loaded."""
     folder_paths = sys.modules.get("folder_paths")
     if folder_paths is None:
         return []
@@ -130,20 +135,10 @@ def _missing(folder: Path, needed: Needed) -> list[str]:
     return [names[0] for names in needed if not any(os.path.isfile(folder / name) for name in names)]
 
 
-def _missing_message(missing: Sequence[tuple[str, str]]) -> str:
-    absolute = [Path(path) for path, _ in missing if os.path.isabs(path)]
-    folders = list(dict.fromkeys([*absolute, *search_folders(), *_hub_caches()]))
-    commands = {download_command(path, name) for path, name in missing}
-    further = commands - {"./start.sh --download", None}
-    lines = ["Missing weight files:", *(f"  {path}: {name}" for path, name in missing)]
-    lines += ["Looked under:", *(f"  {folder}" for folder in folders)]
-    if commands - {None}:
-        lines += [f"Fetch them with:  {command}" for command in sorted(further or commands - {None})]
-    if None in commands:
-        lines.append("What is no repository that --download knows, put under one of these folders yourself.")
-    return "\n".join(lines)
+_logged: set[tuple[str, Path]] = set()
 
 
-@lru_cache
 def _log_choice(path: str, folder: Path) -> None:
-    logger.info("Weights of %s: %s", path, folder)
+    if (path, folder) not in _logged:  # the loaders run with every request
+        _logged.add((path, folder))
+        logger.info("Weights of %s: %s", path, folder)

@@ -1,0 +1,128 @@
+"""Finds damaged weight files by their lock file, their ends and their headers, without loading them."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..settings import PROJECT, settings
+from .download import file_sha256, read_lock
+
+ATTENTION_TENSORS = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
+
+
+def quick_damage(path: Path) -> str | None:
+    """Describes the damage to a weight file, as far as its length and its ends show it; None if there is none.
+
+    Raises:
+        DownloadError: the lock file cannot be read.
+    """
+    size = path.stat().st_size
+    locked = lock_entry(path)
+    if locked and size != locked["size"]:
+        return f"has {size} bytes, but {locked['size']} were downloaded"
+    if size == 0:
+        return "is empty"
+    try:
+        if path.suffix == ".json":
+            _read_json(path.read_bytes())
+        elif path.suffix == ".safetensors":
+            read_header(path)
+        else:
+            _check_ends(path)
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """Describes the damage to a weight file after reading every byte of it, or None if there is none.
+
+    A file of another model than its place is meant for counts as damaged.
+
+    Raises:
+        DownloadError: the lock file cannot be read.
+    """
+    if quick := quick_damage(path):
+        return quick
+    locked = lock_entry(path)
+    if locked and file_sha256(path) != locked["sha256"]:
+        return "differs from the downloaded file (sha256)"
+    return _wrong_model(path, read_header(path)) if path.suffix == ".safetensors" else None
+
+
+def fix_command(path: Path) -> str:
+    """Returns the command that makes a file readable, or fetches a damaged one again."""
+    if not os.access(path, os.R_OK):
+        return f"chmod a+r {path}"
+    for folder in path.parents[:3]:
+        if read_lock(folder.parent):
+            default = settings().models_dir or PROJECT / "models"
+            return "./start.sh --download" + ("" if folder.parent == default else f" --to {folder.parent}")
+    return f"rm {path} && ./start.sh --download"
+
+
+def lock_entry(path: Path) -> Mapping[str, Any] | None:
+    """Returns the size and the sha256 that the lock file of a weight file's download records; None if it has none."""
+    for folder in path.parents[:3]:
+        for repository, entry in read_lock(folder.parent).items():
+            if repository.rsplit("/", 1)[-1] == folder.name:
+                return entry["files"].get(str(path.relative_to(folder)))
+    return None
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads the dtype, shape and place of each tensor of a safetensors file, by name.
+
+    Raises:
+        ValueError: the header is damaged, or the file is shorter or longer than it says.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size - 8:
+            raise ValueError("is cut short, or not a safetensors file")
+        header = _read_json(stream.read(length))
+    try:
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (AttributeError, KeyError, TypeError, IndexError):
+        raise ValueError("is damaged: its header describes no tensors") from None
+    if size != expected:
+        raise ValueError(f"has {size} bytes, but its header says {expected}")
+    return tensors
+
+
+def _read_json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("is damaged: invalid JSON") from None
+
+
+def _check_ends(path: Path) -> None:
+    """Raises ValueError if a pickle, bare or in torch's zip archive, lacks its beginning or its end."""
+    with open(path, "rb") as stream:
+        start = stream.read(2)
+        stream.seek(-1, os.SEEK_END)
+        end = stream.read(1)
+    if start == b"PK":
+        if not zipfile.is_zipfile(path):
+            raise ValueError("is cut short")
+    elif start[:1] != b"\x80":
+        raise ValueError("is not a weights file")
+    elif path.suffix == ".pkl" and end != b".":
+        raise ValueError("is cut short")
+
+
+def _wrong_model(path: Path, tensors: Mapping[str, Mapping[str, Any]]) -> str | None:
+    if path.parent.name == "attention":
+        return None if len(tensors) >= ATTENTION_TENSORS else f"has {len(tensors)} tensors, not {ATTENTION_TENSORS}"
+    if path.parent.name == "unet":
+        shape = tensors.get("conv_in.weight", {}).get("shape", [])
+        return None if shape[1:2] == [9] else "is not an inpainting model: conv_in.weight does not take 9 channels"
+    return None
