@@ -152,7 +152,6 @@ comfyui=$(find_comfyui)
 set_up
 export PYTHONPATH=$here/custom_nodes${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${AIP_HTTP_PORT:-}" ]; then export PORT=$AIP_HTTP_PORT; unset PORT_HEALTH; fi  # Vertex AI
-[ "$mode" = dev ] || export TRYON_LOCKED=${TRYON_LOCKED:-1}
 export PORT=${PORT:-8000} LISTEN=${LISTEN:-0.0.0.0} HF_HUB_DISABLE_TELEMETRY=1
 
 case $mode in
