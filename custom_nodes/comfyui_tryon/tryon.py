@@ -266,7 +266,7 @@ class TryOn:
         run = request.run = Run(
             prompt,
             workflow.outputs,
-            workflow.lasting,
+            workflow.request_independent,
             request.previews,
             on_start=lambda: self._on_start(request),
             on_progress=lambda progress: self._on_progress(request, progress),

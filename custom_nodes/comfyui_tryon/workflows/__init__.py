@@ -1,0 +1,1 @@
+"""Workflow files: `format` converts them to prompts, `binding` finds where a request goes, `store` keeps the folder."""
