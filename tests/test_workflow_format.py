@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_tryon.workflows.format import WorkflowFormatError, to_prompt
+from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.format.checks import MAX_NODES
 from comfyui_tryon.workflows.format.graph import MAX_NESTING
 from hosts import ROOT, comfyui_folders
@@ -386,16 +386,15 @@ class TestApiFormat:
             ({"2": {"class_type": "PreviewImage", "inputs": [["1", 0]]}}, "object"),
             ({"2": {"class_type": "Gone", "inputs": {}}}, "Gone"),
             ({"2": {"class_type": 5, "inputs": {}}}, "class_type"),
-            ({"2": {"inputs": {}}}, "no node"),
-            ({"2": "text"}, "no node"),
+            ({"2": {"inputs": {}}}, "not a node"),
+            ({"2": "text"}, "not a node"),
             ({"2": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}}}, "loop"),
         ],
     )
     def test_malformed_is_refused_naming_the_node(self, change, word):
-        with pytest.raises(WorkflowFormatError, match=word) as caught:
+        with pytest.raises(WorkflowInvalid, match=word) as caught:
             to_prompt(self.PROMPT | change, CLASSES)
-        assert caught.value.node_id == "2"
-        assert "2" in str(caught.value)
+        assert str(caught.value).startswith(("node 2", "entry '2'"))
 
 
 LOOP = graph(
@@ -428,7 +427,7 @@ REFUSED = {
     "missing definition": (graph(node(3, SUBGRAPH)), "3", "definition is not in the file"),
     "too many values": (graph(node(3, "EmptyLatentImage", [1, 2, 3, 4])), "3", "1 more than"),
     "value of another type": (graph(node(3, "EmptyLatentImage", [1, "fixed", 3])), "3", "'fixed' does not fit"),
-    "control value expected": (graph(node(3, "KSampler", [1, 20, 8, "euler", "normal", 1])), "3", "20 is no setting"),
+    "control value expected": (graph(node(3, "KSampler", [1, 20, 8, "euler", "normal", 1])), "3", "20 is not a set"),
     "no value, no default": (graph(node(3, "CheckpointLoaderSimple", [])), "3", "no value for 'ckpt_name'"),
     "values of the wrong type": (graph(node(3, "PreviewImage", "x")), "3", "widgets_values"),
     "random choice": (graph(node(3, "CLIPTextEncode", ["a {b|c}"])), "3", r"\{a\|b\} choice"),
@@ -450,7 +449,7 @@ REFUSED = {
     "link from nowhere": (
         graph(node(3, "ImageInvert", [], {"image": (1, "IMAGE")}), links=[(1, 8, 0, 3, 0, "IMAGE")]),
         "3",
-        "'8', which is not there",
+        "'8', which does not exist",
     ),
     "link to another node": (
         graph(
@@ -477,10 +476,10 @@ REFUSED = {
             links=[(1, 1, 0, 3, 0, "INT")],
         ),
         "3",
-        "does not exist any more",
+        "no longer exists",
     ),
     "same id twice": (graph(node(3, "PreviewImage"), node("3", "PreviewImage")), "3", "same id"),
-    "mode is no number": (graph(node(3, "PreviewImage", mode="muted")), "3", "mode"),
+    "mode is not a number": (graph(node(3, "PreviewImage", mode="muted")), "3", "mode"),
     "no type": (graph({"id": 3}), "3", "no type"),
     "nameless input": (graph({"id": 3, "type": "PreviewImage", "inputs": [{"link": 1}]}), "3", "no name"),
     "too many inputs": (
@@ -493,7 +492,7 @@ REFUSED = {
         "3",
         "1 values for 0 promoted widgets",
     ),
-    "promoted widgets that are no list": (
+    "promoted widgets that are not a list": (
         graph(
             node(3, SUBGRAPH, properties={"proxyWidgets": 5}),
             definitions={"subgraphs": [subgraph(node(5, "PreviewImage"))]},
@@ -507,7 +506,7 @@ REFUSED = {
             definitions={"subgraphs": [subgraph(node(5, "PreviewImage"))]},
         ),
         "3",
-        "'gone' of inner node '5', which is not there",
+        "'gone' of inner node '5', which does not exist",
     ),
     "subgraph input that is gone": (
         graph(
@@ -534,19 +533,15 @@ class TestRefusal:
     @pytest.mark.parametrize("case", REFUSED)
     def test_names_the_node(self, case):
         document, node_id, words = REFUSED[case]
-        with pytest.raises(WorkflowFormatError, match=words) as caught:
+        with pytest.raises(WorkflowInvalid, match=words) as caught:
             to_prompt(document, CLASSES)
-        assert caught.value.node_id == node_id
-        assert f"node {node_id}" in str(caught.value)
-        assert caught.value.node_type == next(
-            (entry.get("type") for entry in document["nodes"] if str(entry["id"]) == node_id), None
-        )
+        node_type = next(entry.get("type") for entry in document["nodes"] if str(entry["id"]) == node_id)
+        assert f"node {node_id} {f'({node_type}' if node_type else 'has no type'}" in str(caught.value)
 
     def test_names_inner_nodes(self):
         document = graph(node(3, SUBGRAPH), definitions={"subgraphs": [subgraph(node(5, "Gone"))]})
-        with pytest.raises(WorkflowFormatError, match="node 5 .Gone") as caught:
+        with pytest.raises(WorkflowInvalid, match="node 5 .Gone"):
             to_prompt(document, CLASSES)
-        assert (caught.value.node_id, caught.value.node_type) == ("5", "Gone")
 
     @pytest.mark.parametrize("mode", [2, 4])
     def test_a_node_that_is_off_needs_no_class(self, mode):
@@ -555,12 +550,11 @@ class TestRefusal:
 
     @pytest.mark.parametrize("kind", ["WEBCAM", "LOAD_3D", "AUDIO_RECORD"])
     def test_widgets_whose_value_a_script_makes(self, kind):
-        with pytest.raises(WorkflowFormatError, match=f"{kind}.*script") as caught:
+        with pytest.raises(WorkflowInvalid, match=f"node 1 .*{kind}.*script"):
             inputs_of(node_class({"image": (kind, {})}), ["", "", "", ""][: 4 if kind == "LOAD_3D" else 1])
-        assert caught.value.node_id == "1"
 
     def test_links_of_the_use_everywhere_pack(self):
-        with pytest.raises(WorkflowFormatError, match="Use Everywhere"):
+        with pytest.raises(WorkflowInvalid, match="Use Everywhere"):
             to_prompt(graph(node(1, "PreviewImage"), extra={"ue_links": [{"type": "IMAGE"}]}), CLASSES)
 
     def test_class_whose_inputs_cannot_be_read(self):
@@ -571,9 +565,8 @@ class TestRefusal:
             def INPUT_TYPES(cls):
                 raise FileNotFoundError("models")
 
-        with pytest.raises(WorkflowFormatError, match="INPUT_TYPES") as caught:
+        with pytest.raises(WorkflowInvalid, match="node 1 .Broken.*INPUT_TYPES"):
             to_prompt(graph(node(1, "Broken")), {"Broken": Broken})
-        assert caught.value.node_type == "Broken"
 
     @pytest.mark.parametrize(
         "document",
@@ -585,7 +578,7 @@ class TestRefusal:
         ids=repr,
     )
     def test_what_is_no_workflow(self, document):
-        with pytest.raises(WorkflowFormatError):
+        with pytest.raises(WorkflowInvalid):
             to_prompt(document, CLASSES)
 
 
@@ -595,21 +588,21 @@ class TestBombs:
         value: Any = 0
         for _ in range(100_000):
             value = [value] if kind is list else {"a": value}
-        with pytest.raises(WorkflowFormatError, match="levels deep"):
+        with pytest.raises(WorkflowInvalid, match="levels deep"):
             to_prompt({"nodes": [], "extra": value}, CLASSES)
 
     def test_a_value_that_holds_itself(self):
         value: dict = {}
         value["self"] = value
-        with pytest.raises(WorkflowFormatError, match="levels deep"):
+        with pytest.raises(WorkflowInvalid, match="levels deep"):
             to_prompt(value, CLASSES)
 
     def test_many_values(self):
-        with pytest.raises(WorkflowFormatError, match="values"):
+        with pytest.raises(WorkflowInvalid, match="values"):
             to_prompt({"nodes": [], "extra": [0] * 2_000_000}, CLASSES)
 
     def test_many_nodes(self):
-        with pytest.raises(WorkflowFormatError, match="nodes"):
+        with pytest.raises(WorkflowInvalid, match="nodes"):
             to_prompt(graph(*(node(number, "PreviewImage") for number in range(MAX_NODES + 1))), CLASSES)
 
     def test_subgraphs_that_double(self):
@@ -618,17 +611,17 @@ class TestBombs:
             for level in range(MAX_NESTING - 2)
         ]
         definitions.append(subgraph(node(1, "PreviewImage"), key=str(MAX_NESTING - 2)))
-        with pytest.raises(WorkflowFormatError, match="subgraphs expanded"):
+        with pytest.raises(WorkflowInvalid, match="subgraphs expanded"):
             to_prompt(graph(node(1, "0"), definitions={"subgraphs": definitions}), CLASSES)
 
     def test_subgraphs_nested_without_end(self):
         definitions = [subgraph(node(1, str(level + 1)), key=str(level)) for level in range(2000)]
-        with pytest.raises(WorkflowFormatError, match="nested more than"):
+        with pytest.raises(WorkflowInvalid, match="nested more than"):
             to_prompt(graph(node(1, "0"), definitions={"subgraphs": definitions}), CLASSES)
 
     def test_a_subgraph_in_itself(self):
         definitions = [subgraph(node(1, "b"), key="a"), subgraph(node(1, "a"), key="b")]
-        with pytest.raises(WorkflowFormatError, match="contains itself"):
+        with pytest.raises(WorkflowInvalid, match="contains itself"):
             to_prompt(graph(node(1, "a"), definitions={"subgraphs": definitions}), CLASSES)
 
 
@@ -651,7 +644,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 def convert_or_refuse(document: Any) -> None:
     try:
         prompt = to_prompt(document, CLASSES)
-    except WorkflowFormatError as error:
+    except WorkflowInvalid as error:
         assert str(error)
         return
     assert json.loads(json.dumps(prompt)) == prompt

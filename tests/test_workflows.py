@@ -15,7 +15,11 @@ import pytest
 import tiny_diffusion
 from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
-from comfyui_tryon.workflows.store import MAX_BYTES, Workflow, WorkflowInvalid, Workflows, bind, parse_workflow
+from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
+from comfyui_tryon.settings import WORKFLOW_NAME
+from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
+from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
+from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
 from conftest import FOLDERS, NONE_FOUND, SHARED, picture, probe_server, to_base64
 from hosts import EMBEDDED, ROOT, running
 from PIL import Image
@@ -100,15 +104,15 @@ def foreign(title: str = "Sampler", **nodes) -> dict:
     }
 
 
-def bound(graph: dict, classes):
-    return bind("name", "version", graph, classes)
+def bound(graph: dict) -> Workflow:
+    return bind("name", "version", graph)
 
 
-def test_pictures_and_parameters_of_the_packs_own_nodes(classes):
-    workflow = bound(demo(), classes)
+def test_pictures_and_parameters_of_the_packs_own_nodes():
+    workflow = bound(demo())
     assert workflow.inputs == {"person_image": ["1"], "garment_image": ["2"], "mask_image": ["5"]}
     assert workflow.outputs == ["9"] and not workflow.mask_required
-    assert workflow.lasting == {"3", "6"}
+    assert workflow.request_independent == {"3", "6"}
     assert workflow.parameters == {
         "seed": [("7", "seed")],
         "num_inference_steps": [("7", "steps")],
@@ -125,19 +129,19 @@ def test_pictures_and_parameters_of_the_packs_own_nodes(classes):
     assert workflow.prompt("other", {})["7"]["inputs"] == DEMO["7"]["inputs"], "requests share nothing"
 
 
-def test_other_nodes_are_bound_by_their_titles(classes):
-    workflow = bound(foreign("Paint it [tryon: seed,steps ] "), classes)
+def test_other_nodes_are_bound_by_their_titles():
+    workflow = bound(foreign("Paint it [tryon: seed,steps ] "))
     assert workflow.inputs == {"person_image": ["1"], "garment_image": ["2"]}
     assert {workflow.graph[name]["class_type"] for name in "12"} == {"TryOnPersonImage", "TryOnGarmentImage"}
     assert workflow.parameters == {"seed": [("3", "seed")], "num_inference_steps": [("3", "steps")]}
     assert workflow.outputs == ["4"] and workflow.graph["4"]["class_type"] == "TryOnOutput"
 
 
-def test_untagged_nodes_keep_their_values(classes):
-    assert bound(foreign(), classes).parameters == {}
+def test_untagged_nodes_keep_their_values():
+    assert bound(foreign()).parameters == {}
 
 
-def test_outputs_are_what_depends_on_both_pictures_each_picture_once(classes):
+def test_outputs_are_what_depends_on_both_pictures_each_picture_once():
     graph = foreign(
         **{
             "5": node("PreviewImage", images=["1", 0]),
@@ -145,15 +149,24 @@ def test_outputs_are_what_depends_on_both_pictures_each_picture_once(classes):
             "7": node("PreviewImage"),
         }
     )
-    workflow = bound(graph, classes)
+    workflow = bound(graph)
     assert workflow.outputs == ["4"] and set(workflow.graph) == {"1", "2", "3", "4"}
 
 
-def test_a_linked_parameter_stays_linked(classes):
+def test_a_linked_parameter_stays_linked():
     graph = demo(lambda graph: graph["7"]["inputs"].update(steps=["20", 0]))
     graph["20"] = node("LoadAutoMasker")
-    workflow = bound(graph, classes)
+    workflow = bound(graph)
     assert "num_inference_steps" not in workflow.parameters
+
+
+def test_fields_nodes_and_the_web_page_agree_on_what_a_request_has():
+    assert IMAGE_FIELDS == ("person_image", "garment_image", "mask_image")
+    assert set(INPUT_CLASSES) == set(IMAGE_FIELDS)
+    assert PARAMETERS["num_inference_steps"] == ("num_inference_steps", "steps")
+    assert PARAMETERS.keys() <= TryonRequest.model_fields.keys() - set(IMAGE_FIELDS)
+    script = (ROOT / "custom_nodes/comfyui_tryon/web/tryon.js").read_text()
+    assert f"const NAME = /^{WORKFLOW_NAME}$/;" in script
 
 
 REFUSED = {
@@ -162,7 +175,7 @@ REFUSED = {
     "no output": (lambda: demo(lambda graph: graph.pop("9")), "TryOnOutput"),
     "output of the person only": (
         lambda: foreign(**{"4": node("PreviewImage", images=["1", 0])}),
-        "depends on both pictures",
+        "depends on both images",
     ),
     "mistyped tag": (lambda: foreign("[tryon: stpes]"), "'stpes'"),
     "tag of no request": (lambda: foreign("[tryon: denoise]"), "'denoise'"),
@@ -182,14 +195,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_workflow_without_a_place_for_a_request_says_what_to_add(classes, case):
+def test_a_workflow_without_a_place_for_a_request_says_what_to_add(case):
     make, reason = REFUSED[case]
     with pytest.raises(WorkflowInvalid, match="(?i)" + reason):
-        bound(make(), classes)
+        bound(make())
 
 
-def test_a_title_of_megabytes_is_searched_at_once(classes):
-    assert bound(foreign("[tryon:" * 500_000), classes).parameters == {}
+def test_a_title_of_megabytes_is_searched_at_once():
+    assert bound(foreign("[tryon:" * 500_000)).parameters == {}
 
 
 @pytest.mark.parametrize("path", [PAGE_CATVTON, PUBLISHED], ids=["as described", "as published"])
@@ -385,9 +398,6 @@ def page_catvton(**changes) -> dict:
 
 
 def converted(document: dict, classes) -> dict:
-    from comfyui_tryon.workflows.format import to_prompt
-    from comfyui_tryon.workflows.store import LoadImage
-
     return to_prompt(document, {"LoadImage": LoadImage, **classes})
 
 
@@ -535,7 +545,7 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_versions(server, 
         assert all(future.result() for future in asking)
 
 
-def test_publishing_exists_only_in_dev(server):
+def test_publishing_exists_only_where_it_is_not_locked(server):
     with server.client() as client:
         for method in ("PUT", "DELETE"):
             assert client.request(method, "/api/v1/workflows/demo", content="{}").status_code == 404
@@ -549,7 +559,7 @@ def test_publishing_over_http(tmp_path, fields, classes):
     write(folder, "demo", DEMO)
     page = page_catvton(LoadAutoMasker=["zhengchong/CatVTON", "geometric"])
     sent = {"workflow": page, "prompt": converted(page, classes)}
-    environment = {"TRYON_WORKFLOWS_DIR": str(folder), "TRYON_DEV": "1", "TRYON_WARMUP": "0"}
+    environment = {"TRYON_WORKFLOWS_DIR": str(folder), "TRYON_LOCKED": "0", "TRYON_WARMUP": "0"}
     with probe_server(EMBEDDED, tmp_path, environment) as server, server.client() as client:
         reply = client.put("/api/v1/workflows/mine", json=sent)
         assert reply.status_code == 200 and reply.json()["name"] == "mine" and reply.json()["outputs"] == ["18"]

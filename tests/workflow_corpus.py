@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACK = Path(__file__).resolve().parents[1] / "custom_nodes/comfyui_tryon"
+WORKFLOWS = Path(__file__).resolve().parents[1] / "custom_nodes/comfyui_tryon/workflows"
 FILE_NAME = re.compile(r"\.(safetensors|sft|ckpt|pth?|bin|gguf|onnx|png|jpe?g|webp|mp4|mov|mp3|wav|flac|glb|obj|fbx)\b")
 MISSING_FILE = ("Invalid image file", "Invalid video file", "Invalid audio file", "Invalid file")
 
@@ -90,17 +90,17 @@ def findings(prompt: dict, execution: ModuleType) -> list[str]:
 
 def run(comfyui: Path, every: int = 1) -> dict:
     """{"templates", "accepted", "valid", "refused": {name: reason}, "findings": {name: [finding]}}."""
-    # Not as comfyui_tryon.workflows.format: importing the pack itself would hook it into the ComfyUI at hand.
-    sys.path.insert(0, str(PACK))
-    workflow_format = importlib.import_module("workflow_format")
-    sys.path.remove(str(PACK))
+    # Not as comfyui_tryon.workflows.format: importing the pack itself would hook it into the ComfyUI under test.
+    sys.path.insert(0, str(WORKFLOWS))
+    workflow_format = importlib.import_module("format")
+    sys.path.remove(str(WORKFLOWS))
     documents = list(templates())[::every]
     node_classes, execution = load_node_classes(comfyui)
     refused, found, accepted = {}, {}, 0
     for name, document in documents:
         try:
             prompt = workflow_format.to_prompt(document, node_classes)
-        except workflow_format.WorkflowFormatError as error:
+        except workflow_format.WorkflowInvalid as error:
             refused[name] = str(error)
             continue
         accepted += 1

@@ -1,4 +1,4 @@
-"""The request and the reply, as the models that validate them and that the OpenAPI document is made from."""
+"""Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
 import binascii
 import re
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from .errors import ApiError
+from .settings import WORKFLOW_NAME
 
 CLOTH_TYPE_ALIASES = {
     "tops": "upper",
@@ -26,26 +27,33 @@ SEED_MAX = 2**64 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+=/-]*)*,", re.IGNORECASE)
 
+ImageFormat = Literal["png", "jpeg", "webp"]
 
-def _picture(value: Any) -> bytes:
-    """The bytes of a picture field: base64, a data URI, or already bytes."""
+
+class NodeInput:
+    """Marks a request field that replaces the values of the node inputs called `names`."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def _image(value: Any) -> bytes:
+    """Returns the bytes of an image field, which is base64, a data URI, or (a file in a form) bytes already."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise PydanticCustomError("picture", "must be a base64 string or a data URI")
-    head = DATA_URI.match(value[:256])
+        raise PydanticCustomError("image", "must be a base64 string or a data URI")
+    head = DATA_URI.match(value[:256])  # a slice, which bounds the search in megabytes
     text = value[head.end() :] if head else value
     try:
         return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        pass
+        pass  # most clients send plain base64, which is decoded without a copy; the others cost one more try
     try:
         plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
         return pybase64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise PydanticCustomError(
-            "picture", "is not base64; send the picture's bytes in base64 or as a data URI"
-        ) from None
+        raise PydanticCustomError("image", "is not base64; send the image's bytes in base64 or as a data URI") from None
 
 
 def _seed(value: Any) -> Any:
@@ -69,6 +77,7 @@ def _side(value: int) -> int:
 
 
 def _number(value: Any) -> Any:
+    # pydantic takes True for 1
     if isinstance(value, bool):
         raise PydanticCustomError("number", "must be a number")
     return value
@@ -78,9 +87,9 @@ def _word(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-Picture = Annotated[
+ImageData = Annotated[
     bytes,
-    BeforeValidator(_picture),
+    BeforeValidator(_image),
     WithJsonSchema({"type": "string", "format": "byte", "contentEncoding": "base64", "minLength": 1}),
 ]
 Number = BeforeValidator(_number)
@@ -93,56 +102,64 @@ Side = Annotated[
 
 
 class TryonRequest(BaseModel):
-    """A person and a garment, and how to make the picture. What is left out stays as the workflow has it."""
+    """A person, a garment and how to combine them. Fields that are left out keep the workflow's values."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    person_image: Picture = Field(description="The person: base64, a data URI or, in a form, a file.")
-    garment_image: Picture = Field(description="The garment: base64, a data URI or, in a form, a file.")
-    mask_image: Picture | None = Field(
-        None,
-        description="White where the garment goes, in the person picture's frame; made automatically if left out.",
+    person_image: ImageData = Field(description="The person: base64, a data URI or, in a form, a file.")
+    garment_image: ImageData = Field(description="The garment: base64, a data URI or, in a form, a file.")
+    mask_image: ImageData | None = Field(
+        default=None,
+        description="White where the garment goes, in the frame of person_image; made automatically if left out.",
     )
-    cloth_type: Annotated[Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type)] = Field(
-        "upper",
-        description="What the automatic mask covers. Also understood: "
+    cloth_type: Annotated[
+        Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type), NodeInput("cloth_type")
+    ] = Field(
+        default="upper",
+        description="What the automatic mask covers. Aliases: "
         + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items())
         + ".",
     )
-    num_inference_steps: Annotated[int, Field(ge=1, le=100), Number] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False), Number] | None = None
-    seed: Annotated[
-        Annotated[int, Field(ge=0, le=SEED_MAX)] | None, BeforeValidator(_number), BeforeValidator(_seed)
-    ] = Field(
-        None,
+    num_inference_steps: Annotated[
+        int | None, Field(ge=1, le=100), Number, NodeInput("num_inference_steps", "steps")
+    ] = None
+    guidance_scale: Annotated[
+        float | None, Field(ge=0, le=20, allow_inf_nan=False), Number, NodeInput("guidance_scale", "cfg")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, le=SEED_MAX), Number, BeforeValidator(_seed), NodeInput("seed")] = Field(
+        default=None,
         description="Random if left out or -1; the reply says which was used.",
+        # replaces the generated schema, which does not know that -1 is accepted
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": -1, "maximum": SEED_MAX}, {"type": "null"}]},
     )
-    width: Side | None = None
-    height: Side | None = None
-    num_images: Annotated[int, Field(ge=1, le=4), Number] = Field(1, description="Pictures, their seeds counting up.")
-    output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(_word)] = "png"
-    output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(95, description="Of jpeg and webp.")
-    workflow: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
-        None, description="A published workflow's name; see GET /api/v1/workflows."
+    width: Annotated[Side | None, NodeInput("width")] = None
+    height: Annotated[Side | None, NodeInput("height")] = None
+    num_images: Annotated[int, Field(ge=1, le=4), Number, NodeInput("batch_size")] = Field(
+        default=1, description="Number of images; their seeds count up."
+    )
+    output_format: Annotated[ImageFormat, BeforeValidator(_word)] = "png"
+    output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
+    workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(
+        default=None, description="A published workflow's name; see GET /api/v1/workflows."
     )
 
 
-IMAGE_FIELDS = ("person_image", "garment_image", "mask_image")
+# The names of the fields that hold images.
+IMAGE_FIELDS = tuple(
+    name for name, field in TryonRequest.model_fields.items() if field.annotation in (bytes, ImageData | None)
+)
+# The names of the node inputs whose values a field replaces.
 PARAMETERS = {
-    "seed": ("seed",),
-    "num_inference_steps": ("num_inference_steps", "steps"),
-    "guidance_scale": ("guidance_scale", "cfg"),
-    "cloth_type": ("cloth_type",),
-    "width": ("width",),
-    "height": ("height",),
-    "num_images": ("batch_size",),
+    name: mark.names
+    for name, field in TryonRequest.model_fields.items()
+    for mark in field.metadata
+    if isinstance(mark, NodeInput)
 }
 
 
 class Image(BaseModel):
     image: str = Field(json_schema_extra={"contentEncoding": "base64"})
-    format: Literal["png", "jpeg", "webp"]
+    format: ImageFormat
     width: int
     height: int
     seed: int = Field(ge=0, le=SEED_MAX)
@@ -158,7 +175,7 @@ class WorkflowVersion(BaseModel):
 
 
 class Timings(BaseModel):
-    """Seconds."""
+    """How long the request took, in seconds."""
 
     queue_s: float
     execute_s: float
@@ -171,23 +188,21 @@ class TryonReply(BaseModel):
     seed: int = Field(ge=0, le=SEED_MAX)
     workflow: WorkflowVersion
     timings: Timings
-    notice: str | None = Field(
-        None, description="What to know about the picture, such as that the weights are a demo's."
-    )
+    notice: str | None = Field(default=None, description="A caveat about the result, e.g. that demo weights were used.")
 
 
 class BoundWorkflow(BaseModel):
     """A workflow and where a request goes in its graph."""
 
     name: str
-    version: str | None = Field(None, description="A hash of the content that serves; none if nothing serves.")
+    version: str | None = Field(default=None, description="Hash of the content being served; absent if none is.")
     default: bool
-    parameters: dict[str, Any] = Field({}, description="The parameters it takes, with the values that it has for them.")
-    bound: dict[str, list[str]] = Field({}, description="For each field of a request, the nodes that it goes to.")
+    parameters: dict[str, Any] = Field(default={}, description="The parameters it takes, with its own values for them.")
+    bound: dict[str, list[str]] = Field(default={}, description="The nodes that each request field is sent to.")
     outputs: list[str] = []
     mask: Literal["required", "optional", "none"] = "none"
     problem: str | None = Field(
-        None, description="Why the file as it is now is refused; the last good one serves, if any."
+        default=None, description="Why the current file is refused; the last good version is served, if there is one."
     )
 
 
@@ -206,12 +221,13 @@ class ErrorReply(BaseModel):
 
 
 def unknown_field(name: str) -> ApiError:
+    """Returns the error for a field that requests do not have."""
     known = ", ".join(TryonRequest.model_fields)
     return ApiError("invalid_parameter", f"{name[:64]!r} is not a field. Known: {known}.", field=name[:64])
 
 
 def parse(fields: Any) -> TryonRequest:
-    """Validates the fields of a request.
+    """Validates the fields of a request: decoded JSON, or a form's strings and bytes.
 
     Raises:
         ApiError: invalid_request, missing_field, invalid_image or invalid_parameter, naming the field.
@@ -225,6 +241,7 @@ def parse(fields: Any) -> TryonRequest:
 
 
 def _api_error(error: ValidationError) -> ApiError:
+    # a missing field first: whoever misspells a field's name has one missing and one too many
     problems = sorted(error.errors(include_url=False, include_context=False), key=lambda p: p["type"] != "missing")
     first = problems[0]
     field = str(first["loc"][0]) if first["loc"] else ""
@@ -234,7 +251,7 @@ def _api_error(error: ValidationError) -> ApiError:
         )
     if first["type"] == "extra_forbidden":
         return unknown_field(field)
-    if first["type"] == "picture":
+    if first["type"] == "image":
         return ApiError("invalid_image", f"{field} {first['msg']}.", field=field)
     message = first["msg"]
     message = message.removeprefix("Input ").removeprefix("Value ")

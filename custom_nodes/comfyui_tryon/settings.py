@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
-WORKFLOW_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
 
 class SettingsError(ValueError):
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65535, validation_alias="PORT")] = 8000
     port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
     listen: Annotated[str, Field(min_length=1, validation_alias="LISTEN")] = "0.0.0.0"
-    workflow: Annotated[str, Field(pattern=WORKFLOW_NAME)] = "catvton"
+    workflow: Annotated[str, Field(pattern=f"^{WORKFLOW_NAME}$")] = "catvton"
     workflows_dir: Path = PROJECT / "workflows"
     models_dir: Path | None = None
     api_key: SecretStr | None = None

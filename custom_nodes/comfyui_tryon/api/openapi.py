@@ -126,7 +126,7 @@ def document(publishing: bool) -> dict[str, Any]:
 
 def _publishing() -> dict[str, Any]:
     graph = {"type": "object", "additionalProperties": True}
-    name = {"type": "string", "pattern": WORKFLOW_NAME}
+    name = {"type": "string", "pattern": f"^{WORKFLOW_NAME}$"}
     return {
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": name}],
         "put": {

@@ -1,5 +1,7 @@
-"""Workflow files: which there are, and where a request goes in their graphs."""
+"""Workflow files: `format` converts them to prompts, `binding` finds where a request goes, `store` keeps the folder."""
 
-from .store import MAX_BYTES, Workflow, WorkflowInvalid, Workflows
+from .binding import Workflow
+from .format import WorkflowInvalid
+from .store import MAX_BYTES, Workflows
 
 __all__ = ["MAX_BYTES", "Workflow", "WorkflowInvalid", "Workflows"]

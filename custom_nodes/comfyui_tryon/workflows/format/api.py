@@ -1,35 +1,34 @@
-"""The API format: every node with its class and its inputs by name."""
+"""Reads the API format, which has every node's class and its inputs by name."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
-from .checks import MAX_NODES, WorkflowFormatError, describe, is_id, is_int, shown, unknown_class
+from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, describe, is_id, is_int, shown, unknown_class
 
 
-def normalised(document: dict, node_classes: Mapping[str, type]) -> dict[str, dict]:
+def normalised(document: dict, node_classes: NodeClasses) -> dict[str, dict]:
+    """Returns an API export as a prompt: unwrapped, every node titled, fields that the executor ignores left out."""
     for wrapper in ("prompt", "output"):
         inner = document.get(wrapper)
         if isinstance(inner, dict) and "class_type" not in inner:
             document = inner
             break
     if not document:
-        raise WorkflowFormatError("the workflow is empty: add nodes and save it again")
+        raise WorkflowInvalid("the workflow is empty: add nodes and save it again")
     if len(document) > MAX_NODES:
-        raise WorkflowFormatError(f"the workflow has {len(document)} nodes, more than {MAX_NODES}")
+        raise WorkflowInvalid(f"the workflow has {len(document)} nodes, more than {MAX_NODES}")
     prompt = {}
     for node_id, node in document.items():
         if not isinstance(node, dict) or "class_type" not in node:
-            raise WorkflowFormatError(
-                f"entry {shown(node_id)} is no node: expected a graph saved by ComfyUI's web page (with a `nodes` "
-                'list) or an API export ({"<id>": {"class_type": …, "inputs": …}, …})',
-                node_id,
+            raise WorkflowInvalid(
+                f"entry {shown(node_id)} is not a node: expected a graph saved by ComfyUI's web page (with a `nodes` "
+                'list) or an API export ({"<id>": {"class_type": …, "inputs": …}, …})'
             )
         class_type, inputs, meta = node["class_type"], node.get("inputs", {}), node.get("_meta")
         if not isinstance(class_type, str):
-            raise WorkflowFormatError(f"{describe(node_id)}: class_type must be a string", node_id)
+            raise WorkflowInvalid(f"{describe(node_id)}: class_type must be a string")
         if not isinstance(inputs, dict):
-            raise WorkflowFormatError(f"{describe(node_id, class_type)}: inputs must be an object", node_id, class_type)
+            raise WorkflowInvalid(f"{describe(node_id, class_type)}: inputs must be an object")
         title = meta.get("title") if isinstance(meta, dict) else None
         title = title if isinstance(title, str) else class_type
         if class_type not in node_classes:
@@ -47,9 +46,7 @@ def _input(value: Any, name: str, node_id: str, class_type: str) -> Any:
         return copy.deepcopy(value)
     if len(value) == 2 and is_id(value[0]) and is_int(value[1]):
         return [str(value[0]), value[1]]
-    raise WorkflowFormatError(
-        f"{describe(node_id, class_type)}: input {shown(name)} is a list but no link: a link is "
-        '["<node id>", <output number>], a list value is {"__value__": [...]}',
-        node_id,
-        class_type,
+    raise WorkflowInvalid(
+        f"{describe(node_id, class_type)}: input {shown(name)} is a list but not a link: a link is "
+        '["<node id>", <output number>], a list value is {"__value__": [...]}'
     )

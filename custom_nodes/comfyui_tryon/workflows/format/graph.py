@@ -1,21 +1,26 @@
-"""The web page's format as it lies in the file: nodes, links and subgraph definitions, parsed and checked."""
+"""Parses the web page's format as it is in the file: nodes, links and subgraph definitions, each checked."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import MAX_NODES, WorkflowFormatError, describe, is_id, is_int, shown
+from .checks import MAX_NODES, WorkflowInvalid, describe, is_id, is_int, shown
 
 MAX_LINKS = 20_000
 MAX_SLOTS = 500  # inputs or outputs of one node
 MAX_NESTING = 32  # subgraphs within subgraphs
 MAX_TYPE_LENGTH = 1_000
 NEVER, BYPASS = 2, 4  # modes of a node
+NOTES = frozenset({"Note", "MarkdownNote"})
+VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}  # exist only in the page; a prompt never has them
 INPUT_PANEL, OUTPUT_PANEL = "-10", "-20"  # a subgraph's two ends, as its links name them
 
 
+# eq=False makes nodes and slots usable as keys: two with the same content are still two.
 @dataclass(eq=False)
 class Slot:
+    """An input of a node, or an end of a subgraph."""
+
     name: str
     type: str
     link: int | None = None
@@ -41,8 +46,8 @@ class Node:
     values: list | dict
     properties: dict
 
-    def error(self, what: str) -> WorkflowFormatError:
-        return WorkflowFormatError(f"{describe(self.id, self.type, self.title)}: {what}", self.id, self.type)
+    def error(self, what: str) -> WorkflowInvalid:
+        return WorkflowInvalid(f"{describe(self.id, self.type, self.title)}: {what}")
 
     @property
     def active(self) -> bool:
@@ -67,45 +72,51 @@ class Graph:
         self._indices = {slot.name: index for index, slot in enumerate(self.inputs)}
 
 
-def _items(raw: Mapping, key: str, where: str, kind: type = dict) -> Iterator[Any]:
-    """The members of the list raw[key], each checked to be of `kind`; nothing where it is missing or null."""
+def _items(raw: Mapping, key: str, where: str, kind: type | tuple[type, ...] = dict) -> Iterator[Any]:
+    """Yields the members of the list raw[key], each checked to be of `kind`; none if it is missing or null."""
     members = raw.get(key)
     if members is None:
         return
     if not isinstance(members, list):
-        raise WorkflowFormatError(f"{where}: `{key}` must be a list")
+        raise WorkflowInvalid(f"{where}: `{key}` must be a list")
     if key in ("inputs", "outputs") and len(members) > MAX_SLOTS:
-        raise WorkflowFormatError(f"{where} has more than {MAX_SLOTS} {key}")
+        raise WorkflowInvalid(f"{where} has more than {MAX_SLOTS} {key}")
     for member in members:
         if not isinstance(member, kind):
-            raise WorkflowFormatError(f"{where}: `{key}` has a member of the wrong type ({shown(member)})")
+            raise WorkflowInvalid(f"{where}: `{key}` has a member of the wrong type ({shown(member)})")
         yield member
 
 
 def slot_type(raw: Any) -> str:
+    """Returns a type as the page compares it: COMBO for a list of choices, * for none."""
     if isinstance(raw, (list, tuple)):
         return "COMBO"
     name = str(raw) if isinstance(raw, (str, int)) else ""
-    if len(name) > MAX_TYPE_LENGTH:
-        raise WorkflowFormatError(f"an input or output has a type of {len(name)} characters: no type is that long")
     return "*" if name in ("", "0") else name
+
+
+def _parse_type(raw: dict, where: str) -> str:
+    name = slot_type(raw.get("type"))
+    if len(name) > MAX_TYPE_LENGTH:  # bypassed nodes have each of their types split and compared with each other
+        raise WorkflowInvalid(f"{where}: the type of an input or output has {len(name)} characters")
+    return name
 
 
 def _parse_slot(raw: dict, where: str) -> Slot:
     name, link, widget = raw.get("name"), raw.get("link"), raw.get("widget")
     if not isinstance(name, str):
-        raise WorkflowFormatError(f"{where}: an input or output has no name")
+        raise WorkflowInvalid(f"{where}: an input or output has no name")
     if link is not None and not is_int(link):
-        raise WorkflowFormatError(f"{where}: input {shown(name)} has a link that is not a number")
-    return Slot(name, slot_type(raw.get("type")), link, isinstance(widget, dict))
+        raise WorkflowInvalid(f"{where}: input {shown(name)} has a link that is not a number")
+    return Slot(name, _parse_type(raw, where), link, isinstance(widget, dict))
 
 
 def _parse_node(raw: dict, where: str) -> Node:
     node_id, node_type = raw.get("id"), raw.get("type")
     if not is_id(node_id):
-        raise WorkflowFormatError(f"{where}: a node's id must be a number or a string, not {shown(node_id)}")
+        raise WorkflowInvalid(f"{where}: a node's id must be a number or a string, not {shown(node_id)}")
     if not isinstance(node_type, str) or not node_type:
-        raise WorkflowFormatError(f"{where}: {describe(str(node_id))} has no type", str(node_id))
+        raise WorkflowInvalid(f"{where}: {describe(str(node_id))} has no type")
     title, mode, values = raw.get("title"), raw.get("mode"), raw.get("widgets_values")
     mode = 0 if mode is None else mode
     properties = raw.get("properties")
@@ -124,27 +135,25 @@ def _parse_node(raw: dict, where: str) -> Node:
     if not isinstance(node.values, (list, dict)):
         raise node.error("widgets_values must be a list or an object")
     where = describe(node.id, node.type, node.title)
-    try:
-        node.inputs = [_parse_slot(slot, where) for slot in _items(raw, "inputs", where)]
-        node.outputs = [slot_type(slot.get("type")) for slot in _items(raw, "outputs", where)]
-    except WorkflowFormatError as error:
-        raise WorkflowFormatError(str(error), node.id, node.type) from None
+    node.inputs = [_parse_slot(slot, where) for slot in _items(raw, "inputs", where)]
+    node.outputs = [_parse_type(slot, where) for slot in _items(raw, "outputs", where)]
     return node
 
 
 def _parse_link(raw: list | dict, where: str) -> tuple[int, Link]:
-    if isinstance(raw, list):
+    if isinstance(raw, list):  # in schema 0.4; subgraphs and schema 1 have objects
         fields = raw[:5]
     else:
         fields = [raw.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
     if len(fields) < 5 or not is_id(fields[1]) or not is_id(fields[3]) or not all(map(is_int, fields[::2])):
-        raise WorkflowFormatError(
+        raise WorkflowInvalid(
             f"{where}: a link must have a number, an origin and a target node with slot numbers, not {shown(raw)}"
         )
     return fields[0], Link(str(fields[1]), fields[2], str(fields[3]), fields[4])
 
 
 def parse_graph(raw: dict, where: str) -> Graph:
+    """Parses the root graph or a subgraph's definition; messages call it `where`."""
     nodes: dict[str, Node] = {}
     for raw_node in _items(raw, "nodes", where):
         node = _parse_node(raw_node, where)
@@ -155,9 +164,9 @@ def parse_graph(raw: dict, where: str) -> Graph:
     for raw_link in _items(raw, "links", where, (list, dict)):
         link_id, link = _parse_link(raw_link, where)
         if links.setdefault(link_id, link) != link:
-            raise WorkflowFormatError(f"{where}: two links have the number {link_id}")
+            raise WorkflowInvalid(f"{where}: two links have the number {link_id}")
     if len(nodes) > MAX_NODES or len(links) > MAX_LINKS:
-        raise WorkflowFormatError(f"{where} has more than {MAX_NODES} nodes or {MAX_LINKS} links")
+        raise WorkflowInvalid(f"{where} has more than {MAX_NODES} nodes or {MAX_LINKS} links")
     ends = {
         key: [_parse_slot(slot | {"link": None}, where) for slot in _items(raw, key, where)]
         for key in ("inputs", "outputs")
@@ -175,19 +184,19 @@ def _check_links(graph: Graph) -> None:
                 continue
             link = graph.links.get(slot.link)
             if link is None or link.target != node.id:
-                raise node.error(f"input {shown(slot.name)} names link {slot.link}, which does not lead there")
+                raise node.error(f"input {shown(slot.name)} refers to link {slot.link}, which does not lead to it")
             if link.origin == INPUT_PANEL:
                 if not 0 <= link.origin_slot < len(graph.inputs):
                     raise node.error(f"input {shown(slot.name)} is linked to a subgraph input that does not exist")
             elif link.origin not in graph.nodes:
                 raise node.error(
-                    f"input {shown(slot.name)} is linked to node {shown(link.origin)}, which is not there: connect "
-                    "it again"
+                    f"input {shown(slot.name)} is linked to node {shown(link.origin)}, which does not exist: "
+                    "connect it again"
                 )
 
 
 def _find_subgraph_ends(graph: Graph, raw: dict) -> None:
-    """Note which inner inputs each subgraph input feeds and which link feeds each output; `linkIds` give the order."""
+    """Notes which inner inputs each subgraph input feeds and which link feeds each output; `linkIds` give the order."""
     order: dict[int, int] = {}
     for key in ("inputs", "outputs"):
         for end in _items(raw, key, graph.name):
@@ -203,11 +212,12 @@ def _find_subgraph_ends(graph: Graph, raw: dict) -> None:
         elif link.target == OUTPUT_PANEL and 0 <= link.target_slot < len(graph.outputs):
             output = graph.outputs[link.target_slot]
             if link.origin not in graph.nodes and link.origin != INPUT_PANEL:
-                raise WorkflowFormatError(f"{graph.name}: the output {shown(output.name)} is linked to no node")
+                raise WorkflowInvalid(f"{graph.name}: the output {shown(output.name)} is not linked to a node")
             output.link = link_id if output.link is None else output.link
 
 
 def parse_definitions(document: dict) -> dict[str, Graph]:
+    """Parses all subgraph definitions in the file, by id; a definition may hold further ones."""
     definitions: dict[str, Graph] = {}
     holders = [document]
     while holders:
@@ -215,11 +225,11 @@ def parse_definitions(document: dict) -> dict[str, Graph]:
         if inner is None:
             continue
         if not isinstance(inner, dict):
-            raise WorkflowFormatError("`definitions` must be an object")
+            raise WorkflowInvalid("`definitions` must be an object")
         for raw in _items(inner, "subgraphs", "definitions"):
             key = raw.get("id")
             if not isinstance(key, str) or not key or key in definitions:
-                raise WorkflowFormatError(f"a subgraph definition has no id of its own ({shown(key)})")
+                raise WorkflowInvalid(f"the id of a subgraph definition is missing or not unique ({shown(key)})")
             definitions[key] = parse_graph(raw, f"subgraph {shown(raw.get('name') or key)}")
             holders.append(raw)
     _check_nesting(definitions)
@@ -227,6 +237,7 @@ def parse_definitions(document: dict) -> dict[str, Graph]:
 
 
 def _check_nesting(definitions: Mapping[str, Graph]) -> None:
+    # each round closes the definitions that use none of the open ones: one level of nesting
     open_keys = set(definitions)
     for _ in range(MAX_NESTING):
         open_keys = {
@@ -234,4 +245,4 @@ def _check_nesting(definitions: Mapping[str, Graph]) -> None:
         }
     if open_keys:
         name = definitions[min(open_keys)].name
-        raise WorkflowFormatError(f"{name} contains itself, or is nested more than {MAX_NESTING} deep: take it apart")
+        raise WorkflowInvalid(f"{name} contains itself, or is nested more than {MAX_NESTING} deep: break it up")

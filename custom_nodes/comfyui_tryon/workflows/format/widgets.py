@@ -1,10 +1,10 @@
-"""Widgets: which inputs of a class have a value saved in the file, and where it lies."""
+"""Reads widget values: which inputs of a class have a value saved in the file, and at which position."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import WorkflowFormatError, is_int, shown, unknown_class
+from .checks import NodeClasses, WorkflowInvalid, is_int, shown, unknown_class
 from .graph import Node, slot_type
 
 SAVED_KINDS = frozenset(
@@ -16,13 +16,13 @@ TEXT_KINDS = frozenset({"STRING", "TEXTAREA", "MARKDOWN", "COLOR", "PAINTER"})
 IMPLICIT_DEFAULTS = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 CONTROL_MODES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
-SHOWS_RESULTS = frozenset({"PreviewAny", "GetImageSize", "ImageCompare"})  # their further values are of a past run
+SHOWS_RESULTS = frozenset({"PreviewAny", "GetImageSize", "ImageCompare"})  # any further values are from a past run
 ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Input:
-    """One entry of INPUT_TYPES, or of a dynamic combo's selected option."""
+    """An entry of INPUT_TYPES, or of the selected option of a dynamic combo."""
 
     name: str
     kind: str  # of its widget, or the type of its socket
@@ -42,7 +42,7 @@ class Input:
 
     @property
     def helpers_before(self) -> int:
-        """How many values of buttons the page saves ahead of this input's own."""
+        """How many values of buttons the page saves before this input's own."""
         return 3 if self.kind == "LOAD_3D" and self.name == "image" else 0
 
     @property
@@ -54,6 +54,7 @@ class Input:
 
     @property
     def controlled(self) -> bool:
+        """Whether a control_after_generate widget follows, whose value the page saves too."""
         control = self.options.get("control_after_generate")
         if control is None and self.kind == "INT":
             return self.name in ("seed", "noise_seed")
@@ -73,7 +74,7 @@ class Input:
         return value is not None or self.kind == "CUSTOM"
 
     def default(self) -> Any:
-        """What the page shows when a file has no value for the widget; ABSENT where taking that would be a guess."""
+        """Returns what the page shows if a file has no value for the widget; ABSENT if using that would be a guess."""
         if "default" in self.options:
             return self.options["default"]
         if self.kind == "COMFY_DYNAMICCOMBO_V3" or (self.kind == "COMBO" and not self.required and not self.many):
@@ -82,12 +83,12 @@ class Input:
 
 
 def _helper(name: str) -> Input:
-    """A value that the page saves between the inputs' own and never sends."""
+    """Returns a placeholder for a value that the page saves between the inputs' own and never sends."""
     return Input(name, "HELPER", "HELPER", {}, (), False)
 
 
 def inputs_of_spec(spec: Mapping, prefix: str = "") -> list[Input]:
-    """The inputs of an INPUT_TYPES dict in the order in which the page makes their widgets."""
+    """Returns the inputs of an INPUT_TYPES dict in the order in which the page makes their widgets."""
     found = []
     for category in ("required", "optional"):
         for name, entry in (spec.get(category) or {}).items():
@@ -103,9 +104,12 @@ def inputs_of_spec(spec: Mapping, prefix: str = "") -> list[Input]:
 
 
 class SavedValues:
-    """A node's widgets_values, taken one by one in the order in which the page makes the widgets."""
+    """Assigns a node's widgets_values to its inputs, in the order in which the page makes the widgets.
 
-    def __init__(self, node: Node, layout: Iterable[Input]):
+    A value that does not fit its input raises WorkflowInvalid; `misfit` says whether values are missing or left over.
+    """
+
+    def __init__(self, node: Node, layout: Iterable[Input]) -> None:
         self.node = node
         self.by_name = node.values if isinstance(node.values, dict) else None
         self.rest = [] if self.by_name is not None else node.values[::-1]
@@ -151,12 +155,12 @@ class SavedValues:
         return value
 
     def _skip(self, count: int, allowed: Callable[[Any], bool] = lambda value: True) -> None:
-        for value in self.rest[: -count - 1 : -1]:
+        for value in self.rest[: -count - 1 : -1]:  # the next `count`, if there are so many: `rest` is reversed
             if not allowed(value):
-                raise self._changed(f"{shown(value)} is no setting of a seed's control widget")
+                raise self._changed(f"{shown(value)} is not a setting of a seed's control widget")
             self.rest.pop()
 
-    def _changed(self, what: str) -> WorkflowFormatError:
+    def _changed(self, what: str) -> WorkflowInvalid:
         return self.node.error(
             f"{what}: the node has changed since the workflow was saved, or draws widgets by a script; open it in the "
             "web page, check its values and save it again, or export it in the API format"
@@ -166,8 +170,8 @@ class SavedValues:
     def exact(self) -> bool:
         return not self.missing and not self.rest
 
-    def misfit(self) -> WorkflowFormatError | None:
-        """Why the saved values are not this layout's: short by widgets without a default, or too long."""
+    def misfit(self) -> WorkflowInvalid | None:
+        """Returns why the layout does not match: values are missing for widgets without default, or left over."""
         lacking = [spec.name for spec in self.missing if spec.required and spec.default() is ABSENT]
         if lacking:
             return self._changed(f"the file holds no value for {', '.join(map(shown, lacking[:5]))}")
@@ -179,14 +183,15 @@ class SavedValues:
 
 
 class WidgetReader:
-    """Widget values of nodes as their definition saves them, before promoted widgets and primitives change them."""
+    """Reads widget values of nodes as their graph saves them, before promoted widgets and primitives change them."""
 
-    def __init__(self, node_classes: Mapping[str, type]):
+    def __init__(self, node_classes: NodeClasses) -> None:
         self.node_classes = node_classes
         self._inputs: dict[str, list[Input]] = {}
         self._values: dict[Node, dict[str, Any]] = {}
 
     def inputs_of(self, node: Node) -> list[Input]:
+        """Returns the inputs of the node's class."""
         if node.type not in self._inputs:
             if node.type not in self.node_classes:
                 raise unknown_class(node.id, node.type, node.title)
@@ -197,33 +202,36 @@ class WidgetReader:
         return self._inputs[node.type]
 
     def values_of(self, node: Node) -> dict[str, Any]:
+        """Returns the node's saved values by input name."""
         if node not in self._values:
             self._values[node] = self._read(node)
         return self._values[node]
 
     def _read(self, node: Node) -> dict[str, Any]:
-        accepted, fault = None, None
+        accepted: SavedValues | None = None
+        faults: list[WorkflowInvalid] = []
         for layout in self._layouts(node):
             try:
                 saved = SavedValues(node, layout)
-            except WorkflowFormatError as error:
-                fault = fault or error
+            except WorkflowInvalid as error:
+                faults.append(error)
                 continue
             if saved.exact:
                 return saved.values
             misfit = saved.misfit()
-            fault = fault or misfit
-            accepted = accepted or (saved if misfit is None else None)
+            if misfit is None:
+                accepted = accepted or saved
+            else:
+                faults.append(misfit)
         if accepted is None:
-            raise fault
+            raise faults[0]
         return {name: value for name, value in accepted.values.items() if value is not ABSENT}
 
     def _layouts(self, node: Node) -> Iterator[list[Input]]:
-        """The orders in which page versions have saved a node's values, the present one first."""
+        """Yields the orders in which page versions have saved a node's values, the present one first."""
         inputs = self.inputs_of(node)
-        required, optional = [], []
-        for spec in inputs:
-            (required if spec.required else optional).append(spec)
+        required = [spec for spec in inputs if spec.required]
+        optional = [spec for spec in inputs if not spec.required]
         uploads = any(
             (spec.type == "COMBO" and any(spec.options.get(key) is True for key in UPLOADS))
             or (spec.name == "audio" and spec.options.get("audio_upload") is True)

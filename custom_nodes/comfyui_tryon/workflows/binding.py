@@ -1,0 +1,240 @@
+"""Finds where a request's images and parameters go in a workflow's graph, and makes the prompt of one request."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from ..engine.interface import is_link
+from ..nodes import NODE_CLASS_MAPPINGS
+from ..schema import IMAGE_FIELDS, PARAMETERS, BoundWorkflow, TryonRequest
+from .format import WorkflowInvalid
+
+Graph = Mapping[str, dict[str, Any]]
+
+# The image field that each of the pack's input nodes stands for, and the reverse.
+FIELDS = {name: field for name, cls in NODE_CLASS_MAPPINGS.items() if (field := getattr(cls, "FIELD", None))}
+INPUT_CLASSES = {field: name for name, field in FIELDS.items()}
+REQUIRED_IMAGES = [field for field in IMAGE_FIELDS if TryonRequest.model_fields[field].is_required()]
+# Titles by which a core LoadImage stands for an image field.
+TITLES = {"target person": "person_image", "reference garment": "garment_image"} | {name: name for name in IMAGE_FIELDS}
+TAG = "[tryon:"
+IMAGE_OUTPUTS = ("SaveImage", "PreviewImage")
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A checked workflow.
+
+    Attributes:
+        name: the name of its file without .json.
+        version: a hash of the file's content.
+        graph: an API prompt in which this pack's own nodes take and give the images.
+        inputs: for each image field, ids of the nodes that take it.
+        parameters: for each parameter of a request, the (node id, input name) pairs that it replaces.
+        outputs: ids of the TryOnOutput nodes.
+        mask_required: whether a request must send a mask.
+        request_independent: ids of the nodes that do not depend on a request's images.
+    """
+
+    name: str
+    version: str
+    graph: Graph
+    inputs: Mapping[str, Sequence[str]]
+    parameters: Mapping[str, Sequence[tuple[str, str]]]
+    outputs: Sequence[str]
+    mask_required: bool
+    request_independent: frozenset[str]
+
+    def description(self, default: bool, problem: str | None = None) -> BoundWorkflow:
+        """Describes the workflow for people; `problem` says why a newer version of its file is refused."""
+        first = {name: places[0] for name, places in self.parameters.items()}
+        return BoundWorkflow(
+            name=self.name,
+            version=self.version,
+            default=default,
+            parameters={name: self.graph[node]["inputs"].get(key) for name, (node, key) in first.items()},
+            bound={
+                **{field: list(nodes) for field, nodes in self.inputs.items()},
+                **{name: [f"{node}.{key}" for node, key in places] for name, places in self.parameters.items()},
+            },
+            outputs=list(self.outputs),
+            mask="required" if self.mask_required else "optional" if self.inputs.get("mask_image") else "none",
+            problem=problem,
+        )
+
+    def prompt(self, token: str, values: Mapping[str, Any]) -> dict[str, dict]:
+        """Makes the prompt of one request.
+
+        Args:
+            token: the token by which the nodes find the request's images.
+            values: parameters by name; those left out keep the file's values.
+        """
+        prompt = copy.deepcopy(dict(self.graph))  # engines change the prompts that they are given
+        for node in chain(*self.inputs.values(), self.outputs):
+            prompt[node]["inputs"]["token"] = token
+        for parameter, value in values.items():
+            for node, name in self.parameters.get(parameter, ()):
+                prompt[node]["inputs"][name] = value
+        return prompt
+
+
+def bind(name: str, version: str, graph: Graph) -> Workflow:
+    """Finds where a request's images and parameters go in `graph`, a prompt as `to_prompt` returns it.
+
+    Raises:
+        WorkflowInvalid: it lacks a person, a garment or an output, or a title's tag cannot be followed.
+    """
+    inputs = _find_inputs(graph)
+    outputs = _find_outputs(graph, inputs)
+    graph = {**graph, **{node: _own_output(graph[node]) for node in outputs}}
+    needed = _ancestors(graph, outputs)
+    graph = {node: entry for node, entry in graph.items() if node in needed}
+    inputs = {field: [node for node in nodes if node in graph] for field, nodes in inputs.items()}
+    images = set(chain(*inputs.values()))
+    _check_masks(graph, images)
+    graph |= {node: _own_input(graph[node], field) for field, nodes in inputs.items() for node in nodes}
+    return Workflow(
+        name=name,
+        version=version,
+        graph=graph,
+        inputs=inputs,
+        parameters=_find_parameters(graph),
+        outputs=outputs,
+        mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
+        request_independent=frozenset(graph) - _descendants(graph, images),
+    )
+
+
+def _find_inputs(graph: Graph) -> dict[str, list[str]]:
+    """Returns the ids of the nodes that stand for each image field."""
+    inputs: dict[str, list[str]] = {}
+    for node, entry in graph.items():
+        field = FIELDS.get(entry["class_type"])
+        if entry["class_type"] == "LoadImage":
+            field = TITLES.get(_title(entry).strip().lower())
+        if field:
+            inputs.setdefault(field, []).append(node)
+    for field in REQUIRED_IMAGES:
+        if field not in inputs:
+            titles = " or ".join(repr(title) for title, bound in TITLES.items() if bound == field)
+            raise WorkflowInvalid(
+                f"it has no place for {field}: add a {INPUT_CLASSES[field]} node, or title a LoadImage {titles}"
+            )
+    return inputs
+
+
+def _find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the ids of the TryOnOutput nodes, or else of the nodes that show an image made from person and garment.
+
+    Where several nodes show the same image, the first counts.
+    """
+    outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
+    if outputs:
+        return outputs
+    results = set.intersection(*(_descendants(graph, inputs[field]) for field in REQUIRED_IMAGES))
+    shown: dict[tuple, str] = {}
+    for node, entry in graph.items():
+        images = entry["inputs"].get("images")
+        if entry["class_type"] in IMAGE_OUTPUTS and is_link(images) and images[0] in results:
+            shown.setdefault(tuple(images), node)
+    if not shown:
+        raise WorkflowInvalid("it has no output that depends on both images: add a TryOnOutput node to the result")
+    return list(shown.values())
+
+
+def _find_parameters(graph: Graph) -> dict[str, list[tuple[str, str]]]:
+    """Returns the (node id, input name) pairs that each parameter replaces: on the pack's own and on tagged nodes."""
+    parameters: dict[str, list[tuple[str, str]]] = {}
+    for node, entry in graph.items():
+        replaceable = _tagged(node, entry) | _declared(entry["class_type"])
+        for parameter, names in PARAMETERS.items():
+            for name in names:
+                # linked inputs stay linked: the author chose where their values come from
+                if name in replaceable and not is_link(entry["inputs"].get(name)):
+                    parameters.setdefault(parameter, []).append((node, name))
+    return parameters
+
+
+def _declared(class_type: str) -> set[str]:
+    """Returns the input names of one of the pack's own nodes, and none for the nodes of others."""
+    cls = NODE_CLASS_MAPPINGS.get(class_type)
+    declared = cls.INPUT_TYPES() if cls else {}
+    return {*declared.get("required", ()), *declared.get("optional", ())}
+
+
+def _tagged(node: str, entry: dict) -> set[str]:
+    """Returns the names of the inputs that a title such as `Sampler [tryon: seed, steps]` lists."""
+    # splitting, not a pattern, because a title can have megabytes
+    _, tag, listed = _title(entry).rstrip().rpartition(TAG)
+    if not tag or not listed.endswith("]"):
+        return set()
+    names = {name for part in listed[:-1].split(",") if (name := part.strip())}
+    known = set(chain(*PARAMETERS.values()))
+    for name in sorted(names):
+        where = f"node {node} is tagged with {name[:64]!r}, which"
+        if name not in known:
+            raise WorkflowInvalid(f"{where} requests cannot set; they can set {', '.join(sorted(known))}")
+        if name not in entry["inputs"]:
+            raise WorkflowInvalid(f"{where} it has no value for; it has {', '.join(entry['inputs'])}")
+        if is_link(entry["inputs"][name]):
+            raise WorkflowInvalid(f"{where} is linked; requests replace only values, so remove the link or the tag")
+    return names
+
+
+def _own_output(entry: dict) -> dict:
+    if entry["class_type"] == "TryOnOutput":
+        return entry
+    return {**entry, "class_type": "TryOnOutput", "inputs": {"images": entry["inputs"]["images"]}}
+
+
+def _own_input(entry: dict, field: str) -> dict:
+    if entry["class_type"] != "LoadImage":
+        return entry
+    return {**entry, "class_type": INPUT_CLASSES[field], "inputs": {"image": ""}}
+
+
+def _check_masks(graph: Graph, images: set[str]) -> None:
+    """Refuses a graph that uses the MASK output of a LoadImage: a request's images are decoded without alpha."""
+    for node, entry in graph.items():
+        for origin, output in _links(entry):
+            if origin in images and output == 1:
+                raise WorkflowInvalid(
+                    f"node {node} uses the MASK output of node {origin}, which request images do not have: "
+                    "make the mask from its IMAGE output with ImageToMask"
+                )
+
+
+def _title(entry: dict) -> str:
+    return str(entry.get("_meta", {}).get("title", ""))
+
+
+def _links(entry: dict) -> list[list]:
+    return [value for value in entry["inputs"].values() if is_link(value)]
+
+
+def _ancestors(graph: Graph, nodes: Iterable[str]) -> set[str]:
+    """Returns `nodes` and everything that they depend on."""
+    parents = {node: [origin for origin, _ in _links(entry)] for node, entry in graph.items()}
+    return _reachable(parents, nodes)
+
+
+def _descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
+    """Returns `nodes` and everything that depends on them."""
+    children: dict[str, list[str]] = {node: [] for node in graph}
+    for node, entry in graph.items():
+        for origin, _ in _links(entry):
+            children[origin].append(node)
+    return _reachable(children, nodes)
+
+
+def _reachable(neighbours: Mapping[str, Sequence[str]], nodes: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += neighbours[node]
+    return found
