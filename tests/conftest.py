@@ -1,28 +1,15 @@
-import base64
-import io
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
-from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.engine import install
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
-from drawing import draw_pair
-from hosts import EMBEDDED, ROOT, Server, comfyui_folders, comfyui_version, running
-from PIL import Image
+from drawing import Pair, draw_pair
+from support.images import to_base64
+from support.servers import FOLDERS, NONE_FOUND, ROOT, Server, comfyui_version, engines, probe_server
 
-DEMO_MODELS = ROOT / ".demo/models"
-SHARED = ROOT.parent / "shared"
-FOLDERS = comfyui_folders()
 install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in this process
-NONE_FOUND = (
-    "NO COMFYUI HERE: every test of it is skipped, the embedded engine alone is tested. "
-    "Set COMFYUI_DIR or put one into ~/comfy/ComfyUI."
-)
 
 
 def pytest_report_header() -> str:
@@ -37,13 +24,6 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.write_line(pytest_report_header(), bold=True, red=not FOLDERS)
-
-
-def engines() -> list:
-    """The embedded engine and every ComfyUI at hand, as parameters."""
-    found = [pytest.param(str(folder), id=f"comfyui-{comfyui_version(folder)}") for folder in FOLDERS]
-    none = pytest.param("", id="comfyui", marks=pytest.mark.skip(reason=NONE_FOUND))
-    return [pytest.param(EMBEDDED, id=EMBEDDED), *(found or [none])]
 
 
 @pytest.fixture(scope="session", params=engines())
@@ -62,28 +42,8 @@ def server(engine, tmp_path_factory) -> Iterator[Server]:
         yield running_server
 
 
-def probe_server(engine: str, folder: Path, environment: dict[str, str] = {}, mode: str = "--demo", **options):
-    """A server that also has the nodes and the route of tests/probe."""
-    checkpoint.write(DEMO_MODELS)
-    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", **environment}
-    if engine == EMBEDDED:
-        environment |= {"PYTHONPATH": f"{ROOT / 'custom_nodes'}:{ROOT / 'tests'}"}
-        return running(
-            engine, folder / "log.txt", environment, command=(sys.executable, "-u", "-m", "probe"), **options
-        )
-    packs = folder / "packs"
-    packs.mkdir()
-    (packs / "probe").symlink_to(ROOT / "tests/probe")
-    paths = folder / "paths.yaml"
-    paths.write_text(f"probe:\n  custom_nodes: {packs}\n")
-    extra = ("--", "--extra-model-paths-config", str(paths))
-    if mode != "--dev":
-        extra += ("--whitelist-custom-nodes", "comfyui_tryon", "probe")
-    return running(engine, folder / "log.txt", environment, mode, extra, **options)
-
-
 @pytest.fixture(scope="session")
-def pair():
+def pair() -> Pair:
     return draw_pair(3, 192, 256)
 
 
@@ -98,24 +58,3 @@ def fields(pair) -> dict:
         "height": 192,
         "seed": 7,
     }
-
-
-def to_bytes(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def to_base64(image: Image.Image) -> str:
-    return base64.b64encode(to_bytes(image)).decode()
-
-
-def picture(reply, index: int = 0) -> np.ndarray:
-    """The pixels of a JSON reply's picture."""
-    assert reply.status_code == 200, reply.text
-    return np.array(Image.open(io.BytesIO(base64.b64decode(reply.json()["output"]["images"][index]["image"]))))
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    difference = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
-    return 10 * np.log10(255**2 / max(difference, 1e-10))

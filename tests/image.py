@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from hosts import ROOT
-from hub import Hub, serving
 from PIL import Image, ImageDraw
+from support.hub import Hub, serving
+from support.servers import ROOT
 
 sys.path.insert(0, str(ROOT / "custom_nodes"))
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hosts import ROOT
+from support.servers import ROOT
 
 PACK = ROOT / "custom_nodes/comfyui_tryon"
 # From the top down; a module may import from rows below its own, and from its own folder.

@@ -13,10 +13,11 @@ from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.pipeline import pictures_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, repaint, resize_and_crop, resize_and_pad
 from comfyui_tryon.demo import checkpoint
-from conftest import SHARED, psnr
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.images import psnr
+from support.servers import SHARED
 
 PARITY = SHARED / "parity/sampler"
 ATTENTION = "CatVTON/mix-48k-1024/attention/model.safetensors"

@@ -9,7 +9,7 @@ from .engine.interface import Progress, Run
 from .errors import ApiError
 from .log import RequestLog
 from .schema import SEED_MAX, ImageFormat, Timings
-from .workflows import Workflow
+from .workflows.binding import Workflow
 
 logger = logging.getLogger(__name__)
 

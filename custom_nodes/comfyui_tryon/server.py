@@ -16,7 +16,7 @@ from .engine.interface import Engine
 from .lifecycle import Lifecycle
 from .settings import Settings
 from .tryon import TryOn
-from .workflows import Workflows
+from .workflows.store import Workflows
 
 ENGINE_CHECK_S = 1.0
 

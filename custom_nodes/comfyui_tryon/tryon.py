@@ -17,7 +17,9 @@ from .pending import PendingRequest, Result, Status
 from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
 from .weights.search import WeightsMissing
-from .workflows import Workflow, WorkflowInvalid, Workflows
+from .workflows.binding import Workflow
+from .workflows.format import WorkflowInvalid
+from .workflows.store import Workflows
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from comfyui_tryon.server import Server
 from comfyui_tryon.settings import Settings
-from hosts import ROOT
 from PIL import Image
 from support.fake_engine import FakeEngine
 from support.images import to_base64
+from support.servers import ROOT
 
 DEMO = json.loads((ROOT / "workflows/demo.json").read_text())
 

@@ -13,8 +13,8 @@ async def states(client) -> dict[str, int]:
     return found
 
 
-READY = {"/ping": 200, "/healthz": 200, "/readyz": 200, "/health": 200}
 STARTING = {"/ping": 204, "/healthz": 200, "/readyz": 503, "/health": 503}
+READY = {"/ping": 200, "/healthz": 200, "/readyz": 200, "/health": 200}
 DRAINING = {"/ping": 503, "/healthz": 200, "/readyz": 503, "/health": 503}
 FAILED = dict.fromkeys(READY, 503)
 
@@ -24,19 +24,26 @@ async def test_unlocked_it_is_ready_at_once(api):
     assert await states(client) == READY and not client.engine.runs
 
 
+async def test_while_it_warms_up_it_is_alive_and_not_ready(api):
+    client = await api(locked=True, warmup=True)
+    client.engine.holds = True
+    await client.until(lambda: client.engine.runs)
+    assert await states(client) == STARTING
+
+
 async def test_locked_it_is_ready_when_it_is_warm(api):
     client = await api(locked=True, warmup=True)
-    await client.until(lambda: len(client.engine.runs) == 2)  # with a mask and without
-    while (found := await states(client)) == STARTING:
+    while (await states(client))["/ping"] == 204:
         pass
-    assert found == READY
+    assert await states(client) == READY
+    assert len(client.engine.runs) == 2, "with a mask and without"
 
 
 async def test_a_warm_up_that_fails_is_told_and_stays(api, caplog):
     client = await api(locked=True, warmup=True, workflow="missing")
-    while (found := await states(client)) == STARTING:
+    while (await states(client))["/ping"] == 204:
         pass
-    assert found == FAILED
+    assert await states(client) == FAILED
     async with client.get("/ping") as reply:
         content = await reply.json()
     assert content["status"] == "unhealthy" and "missing" in content["reason"]

@@ -62,7 +62,7 @@ class TryonApi:
         self._check_accepting()
         replies = []
         for number, fields in enumerate(await self._receive(request, body.read_instances)):
-            pending = PendingRequest(f"{request['id']}-{number}")
+            pending = PendingRequest(f"{request[REQUEST_ID]}-{number}")
             replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
 

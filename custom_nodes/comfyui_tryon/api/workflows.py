@@ -6,7 +6,8 @@ from aiohttp import web
 
 from ..errors import ApiError
 from ..settings import Settings
-from ..workflows import MAX_BYTES, WorkflowInvalid, Workflows
+from ..workflows.format import WorkflowInvalid
+from ..workflows.store import MAX_BYTES, Workflows
 from .body import read_all
 from .routes import ID, Route
 

@@ -19,10 +19,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import picture, probe_server, to_base64
-from hosts import EMBEDDED, ROOT, Server
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from support.images import picture, to_base64
+from support.servers import EMBEDDED, ROOT, Server, probe_server
 
 CLIENTS = 200
 MAX_QUEUE = 8

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from balancer import HAPROXY, Fleet, fleet, load
 from comfyui_tryon.demo import checkpoint
-from conftest import DEMO_MODELS
+from support.balancer import HAPROXY, Fleet, fleet, load
+from support.servers import DEMO_MODELS
 
 pytestmark = pytest.mark.skipif(
     not HAPROXY, reason="NO HAPROXY HERE: the load balancer is not tested. Install it, or say with HAPROXY where it is."

@@ -7,8 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from conftest import probe_server
-from hosts import EMBEDDED, Server
+from support.servers import EMBEDDED, Server, probe_server
 
 KEY = "k3y with späces"
 HEALTH = {"/ping", "/healthz", "/readyz", "/health"}

@@ -20,9 +20,9 @@ from comfyui_tryon.settings import WORKFLOW_NAME
 from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
-from conftest import FOLDERS, NONE_FOUND, SHARED, picture, probe_server, to_base64
-from hosts import EMBEDDED, ROOT, running
 from PIL import Image
+from support.images import picture, to_base64
+from support.servers import EMBEDDED, FOLDERS, NONE_FOUND, ROOT, SHARED, probe_server, running
 
 PUBLISHED = SHARED / "workflows/catvton_workflow.json"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"

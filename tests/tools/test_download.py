@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_tryon.weights import download, files
-from hosts import ROOT
-from hub import Hub, serving
+from support.hub import Hub, serving
+from support.servers import ROOT
 
 CHUNK = 10 * 1024 * 1024  # huggingface_hub writes as much at a time
 LARGE = os.urandom(1_000) * 25_000

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
-from conftest import to_bytes
 from PIL import Image, ImageCms, features
+from support.images import to_bytes
 
 MAX_PIXELS = 1_000_000
 ORIENTATION = 0x0112

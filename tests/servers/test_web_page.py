@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Page, opened
 from comfyui_tryon.demo import SAMPLES, checkpoint
 from comfyui_tryon.engine import current
 from comfyui_tryon.workflows.format import to_prompt
 from comfyui_tryon.workflows.store import LoadImage
-from conftest import DEMO_MODELS, FOLDERS, NONE_FOUND, picture
-from hosts import ROOT, Server, comfyui_version, running
+from support.browser import CHROMIUM, Page, opened
+from support.images import picture
+from support.servers import DEMO_MODELS, FOLDERS, NONE_FOUND, ROOT, Server, comfyui_version, running
 
 EXAMPLES = ROOT / "custom_nodes/comfyui_tryon/example_workflows"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"

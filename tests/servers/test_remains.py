@@ -2,8 +2,7 @@
 
 import concurrent.futures
 
-from conftest import probe_server
-from hosts import EMBEDDED
+from support.servers import EMBEDDED, probe_server
 
 
 def test_fifty_requests_leave_no_history_no_tensor_and_no_memory(engine, tmp_path, fields):

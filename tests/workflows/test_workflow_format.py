@@ -12,11 +12,11 @@ import pytest
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.format.checks import MAX_NODES
 from comfyui_tryon.workflows.format.graph import MAX_NESTING
-from hosts import ROOT, comfyui_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.servers import ROOT, comfyui_folders
 
-DATA = Path(__file__).parent / "data/workflows"
+DATA = ROOT / "tests/data/workflows"
 GRAPHS = ("classic", "subgraphs", "promoted", "catvton")
 PUBLISHED = ROOT.parent / "shared/workflows/catvton_workflow.json"
 SUBGRAPH = "0b5fa10c-52f4-4a6f-9a44-3c3f7c1de001"

@@ -6,16 +6,25 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
+from comfyui_tryon.demo import checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240
 EMBEDDED = "embedded"
+DEMO_MODELS = ROOT / ".demo/models"
+SHARED = ROOT.parent / "shared"
+NONE_FOUND = (
+    "NO COMFYUI HERE: every test of it is skipped, the embedded engine alone is tested. "
+    "Set COMFYUI_DIR or put one into ~/comfy/ComfyUI."
+)
 
 
 @dataclass
@@ -113,3 +122,33 @@ def wait_until_ready(server: Server) -> None:
         assert server.process.poll() is None, f"the server ended:\n{server.log()[-4000:]}"
         assert time.monotonic() < deadline, f"the server did not start:\n{server.log()[-4000:]}"
         time.sleep(0.2)
+
+
+FOLDERS = comfyui_folders()
+
+
+def engines() -> list:
+    """The embedded engine and every ComfyUI at hand, as parameters."""
+    found = [pytest.param(str(folder), id=f"comfyui-{comfyui_version(folder)}") for folder in FOLDERS]
+    none = pytest.param("", id="comfyui", marks=pytest.mark.skip(reason=NONE_FOUND))
+    return [pytest.param(EMBEDDED, id=EMBEDDED), *(found or [none])]
+
+
+def probe_server(engine: str, folder: Path, environment: dict[str, str] = {}, mode: str = "--demo", **options):
+    """A server that also has the nodes and the route of tests/probe."""
+    checkpoint.write(DEMO_MODELS)
+    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", **environment}
+    if engine == EMBEDDED:
+        environment |= {"PYTHONPATH": f"{ROOT / 'custom_nodes'}:{ROOT / 'tests'}"}
+        return running(
+            engine, folder / "log.txt", environment, command=(sys.executable, "-u", "-m", "probe"), **options
+        )
+    packs = folder / "packs"
+    packs.mkdir()
+    (packs / "probe").symlink_to(ROOT / "tests/probe")
+    paths = folder / "paths.yaml"
+    paths.write_text(f"probe:\n  custom_nodes: {packs}\n")
+    extra = ("--", "--extra-model-paths-config", str(paths))
+    if mode != "--dev":
+        extra += ("--whitelist-custom-nodes", "comfyui_tryon", "probe")
+    return running(engine, folder / "log.txt", environment, mode, extra, **options)

@@ -17,8 +17,7 @@ from comfyui_tryon import metrics, server
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.engine import current
 from comfyui_tryon.settings import Settings
-from conftest import DEMO_MODELS
-from hosts import EMBEDDED, ROOT, Server, free_port, wait_until_ready
+from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready
 
 DRAIN_S = Settings.model_fields["drain_s"].default
 HEALTH_PATHS = {route.path for route in server.Server(Settings(), current()).routes() if route.health}

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 import pytest
-from conftest import to_bytes
-from hosts import ROOT, free_port
 from PIL import Image
+from support.images import to_bytes
+from support.servers import ROOT, free_port
 
 sys.path.insert(0, str(ROOT / "examples"))
 

@@ -13,9 +13,9 @@ import numpy as np
 import openapi_spec_validator
 import pytest
 from comfyui_tryon.schema import TryonRequest
-from conftest import SHARED, picture, psnr, to_base64, to_bytes
-from hosts import EMBEDDED, ROOT
 from PIL import Image
+from support.images import picture, psnr, to_base64, to_bytes
+from support.servers import EMBEDDED, ROOT, SHARED
 
 PARITY = SHARED / "parity/sampler"
 

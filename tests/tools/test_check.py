@@ -13,8 +13,8 @@ import pytest
 from comfyui_tryon import check, nodes
 from comfyui_tryon.settings import Settings
 from comfyui_tryon.weights import download, files, integrity, loaders
-from hosts import ROOT, comfyui_folders, free_port
 from safetensors.numpy import save_file
+from support.servers import ROOT, comfyui_folders, free_port
 
 UNET = "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors"
 VAE = "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"

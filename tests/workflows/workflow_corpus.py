@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "custom_nodes/comfyui_tryon/workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "custom_nodes/comfyui_tryon/workflows"
 FILE_NAME = re.compile(r"\.(safetensors|sft|ckpt|pth?|bin|gguf|onnx|png|jpe?g|webp|mp4|mov|mp3|wav|flac|glb|obj|fbx)\b")
 MISSING_FILE = ("Invalid image file", "Invalid video file", "Invalid audio file", "Invalid file")
 

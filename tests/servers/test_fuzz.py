@@ -25,11 +25,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import to_bytes
-from hosts import Server
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
+from support.images import to_bytes
+from support.servers import Server
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 60))
 FIELDS = (
