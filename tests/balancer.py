@@ -1,4 +1,4 @@
-"""Three workers behind HAProxy under load, one drained and one killed: `python tests/balancer.py [clients] [requests]`."""
+"""Three workers behind HAProxy under load, one drained, one killed: `python tests/balancer.py [clients] [requests]`."""
 
 import sys
 from pathlib import Path

@@ -28,13 +28,13 @@ from pathlib import Path
 
 import httpx
 from PIL import Image, ImageDraw
-from support.hub import Hub, serving
-from support.servers import ROOT
 
-sys.path.insert(0, str(ROOT / "custom_nodes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.weights import files
+from support.hub import Hub, serving
+from support.servers import ROOT
 
 TAG = "localhost/comfyui-tryon"
 BARE = "localhost/comfyui-tryon-bare"  # without weights

@@ -142,9 +142,7 @@ async def test_an_id_is_used_by_one_request_at_a_time(api, grey):
 async def test_delete_cancels_its_own_request(api, grey):
     client = await api()
     client.engine.holds = True
-    sent = {
-        name: asyncio.ensure_future(client.tryon(grey, headers={"X-Request-Id": name})) for name in ("a", "b")
-    }
+    sent = {name: asyncio.ensure_future(client.tryon(grey, headers={"X-Request-Id": name})) for name in ("a", "b")}
     await client.until(lambda: len(client.engine.runs) == 2)
     async with client.delete("/api/v1/tryon/a") as reply:
         assert reply.status == 204

@@ -2,14 +2,14 @@
 
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from comfyui_tryon.demo import checkpoint
 from support.balancer import HAPROXY, Fleet, fleet, load
 from support.servers import DEMO_MODELS
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(
     not HAPROXY, reason="NO HAPROXY HERE: the load balancer is not tested. Install it, or say with HAPROXY where it is."
@@ -22,13 +22,6 @@ def workers() -> Iterator[Fleet]:
     environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WARMUP": "0", "TRYON_MAX_QUEUE": "1"}
     with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment) as running:
         yield running
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def queue_depth(workers: Fleet) -> int:

@@ -5,7 +5,7 @@ import concurrent.futures
 import io
 import json
 import struct
-import time
+import threading
 import uuid
 import zlib
 
@@ -15,24 +15,15 @@ import pytest
 from comfyui_tryon.schema import TryonRequest
 from PIL import Image
 from support.images import picture, psnr, to_base64, to_bytes
-from support.servers import EMBEDDED, ROOT, SHARED
-
-PARITY = SHARED / "parity/sampler"
+from support.parity import CHECKPOINT, sampler_cases
+from support.replies import error
+from support.servers import EMBEDDED
+from support.waiting import until
 
 
 def post(server, fields, **options):
     with server.client() as client:
         return client.post("/api/v1/tryon", json=fields, **options)
-
-
-def error(reply, status: int, code: str) -> dict:
-    assert reply.status_code == status, reply.text
-    content = reply.json()
-    assert set(content) == {"error"} and set(content["error"]) == {"code", "message", "details"}
-    assert content["error"]["code"] == code
-    assert reply.headers["X-Request-Id"]
-    assert not any(secret in reply.text for secret in ("Traceback", ".py", str(ROOT), "site-packages"))
-    return content["error"]
 
 
 def test_person_and_garment_become_a_picture(server, fields):
@@ -86,6 +77,8 @@ def test_engines_agree_to_the_byte(server, fields, request):
     image = post(server, fields).json()["output"]["images"][0]["image"]
     known = request.config.stash.setdefault(ENGINE_RESULTS, {})
     known[server.engine] = image
+    if len(known) == 1 and server.engine != EMBEDDED:
+        pytest.skip("ONE ENGINE ONLY: nothing to compare its bytes with")
     assert len(set(known.values())) == 1, list(known)
 
 
@@ -282,20 +275,18 @@ def test_a_node_that_raises_has_its_code_and_the_next_request_works(server, fiel
 )
 def test_a_workflow_that_cannot_run_says_why(server, fields, name, change, reason):
     found = error(post(server, fields | {"workflow": add_workflow(server, name, change)}), 500, "workflow_invalid")
-    assert reason in found["message"] or server.engine != EMBEDDED
+    assert reason in found["message"]
 
 
-@pytest.mark.parametrize("case", ["guided", "unguided", "overall"])
-def test_golden_pictures_of_the_published_code(server, case):
-    if not PARITY.is_dir():
-        pytest.skip("../shared/parity is not here: the published code's results are not compared over HTTP")
-    settings = json.loads((PARITY / case / "case.json").read_text())
+@pytest.mark.parametrize("case", sampler_cases(), ids=lambda case: case.name)
+def test_golden_images_of_the_published_code(server, case):
+    settings = json.loads((case / "case.json").read_text())
 
     def name_checkpoint(graph):
         graph["6"]["inputs"] |= {
-            "sd15_inpaint_path": str(PARITY / "checkpoint/stable-diffusion-inpainting"),
-            "vae_path": str(PARITY / "checkpoint/sd-vae-ft-mse"),
-            "catvton_path": str(PARITY / "checkpoint/CatVTON"),
+            "sd15_inpaint_path": str(CHECKPOINT / "stable-diffusion-inpainting"),
+            "vae_path": str(CHECKPOINT / "sd-vae-ft-mse"),
+            "catvton_path": str(CHECKPOINT / "CatVTON"),
             "attention_version": settings["version"],
             "mixed_precision": "fp32",
         }
@@ -303,16 +294,16 @@ def test_golden_pictures_of_the_published_code(server, case):
         graph["9"]["inputs"]["images"] = ["7", 0]
 
     sent = {
-        f"{name}_image": base64.b64encode((PARITY / case / f"{name}.png").read_bytes()).decode()
+        f"{name}_image": base64.b64encode((case / f"{name}.png").read_bytes()).decode()
         for name in ("person", "garment", "mask")
     }
     sent |= {
-        "workflow": add_workflow(server, f"parity_{case}", name_checkpoint),
+        "workflow": add_workflow(server, f"parity_{case.name}", name_checkpoint),
         "num_inference_steps": settings["steps"],
         "guidance_scale": settings["guidance"],
         **{key: settings[key] for key in ("seed", "width", "height")},
     }
-    assert psnr(picture(post(server, sent)), np.array(Image.open(PARITY / case / "output.png"))) >= 60
+    assert psnr(picture(post(server, sent)), np.array(Image.open(case / "output.png"))) >= 60
 
 
 def events(server, fields) -> list[tuple[str, dict]]:
@@ -382,27 +373,32 @@ def test_metrics_count_requests_and_pictures(server, fields):
         assert value(after, name) == value(before, name) + more, name
 
 
-def test_ten_at_once_are_all_answered_in_order_each_with_its_own(server, fields):
+def test_requests_are_answered_in_order_each_with_its_own_while_ping_answers(server, fields):
     alone = {seed: post(server, fields | {"seed": seed}).json()["output"] for seed in (1, 2)}
-    finished: list[int] = []
-    pings: list[float] = []
+    names = [f"in-order-{number}" for number in range(9)]
 
-    def send(number: int):
-        time.sleep(0.1 * number)
-        reply = post(server, fields | {"seed": 1 + number % 2, "num_inference_steps": 2})
-        finished.append(number)
-        return reply.json()["output"] == alone[1 + number % 2]
+    def send(name: str, seed: int, queued: threading.Event) -> bool:
+        headers = {"X-Request-Id": name, "Accept": "text/event-stream"}
+        last = ""
+        with server.client() as client:
+            with client.stream("POST", "/api/v1/tryon", json=fields | {"seed": seed}, headers=headers) as reply:
+                for line in reply.iter_lines():
+                    queued.set()  # the first event says that it is
+                    last = line or last
+        return json.loads(last.removeprefix("data: "))["output"] == alone[seed]
 
-    with concurrent.futures.ThreadPoolExecutor(10) as pool, server.client() as client:
-        waiting = [pool.submit(send, number) for number in range(9)]
+    with concurrent.futures.ThreadPoolExecutor(9) as pool, server.client() as client:
+        waiting = []
+        for number, name in enumerate(names):
+            queued = threading.Event()
+            waiting.append(pool.submit(send, name, 1 + number % 2, queued))
+            assert queued.wait(60)
         while not all(future.done() for future in waiting):
-            started = time.perf_counter()
             assert client.get("/ping").status_code == 200
-            pings.append(time.perf_counter() - started)
-            time.sleep(0.02)
         assert all(future.result() for future in waiting)
-    assert finished == sorted(finished)
-    assert np.median(pings) < 0.25, "/ping waits for the executor"
+    until(lambda: f"{names[-1]}: POST" in server.log())
+    answered = [name for line in server.log().splitlines() for name in names if line.startswith(f"{name}: POST")]
+    assert answered == names
 
 
 def test_health_paths(server):

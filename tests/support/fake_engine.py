@@ -83,4 +83,3 @@ class FakeEngine:
         return None
 
     temp_folder = input_folder
-
