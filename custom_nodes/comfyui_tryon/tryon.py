@@ -167,7 +167,7 @@ class TryOn:
             encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
 
         with exchange.opened(exchange.ImageExchange({}, deliver)) as job:
-            job.pictures, prompt = await asyncio.gather(
+            job.images, prompt = await asyncio.gather(
                 self._decode(fields), self._prompt(request, workflow, fields, job.token, seed)
             )
             decoded = time.perf_counter()
