@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("custom_nodes", "training")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("custom_nodes", "training", "tests")]
 
 from drawing import draw_pair  # noqa: E402
 

@@ -14,14 +14,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import median, report  # puts this project on the path
+
+# isort: split
+
 import numpy as np
 import torch
-import torch.nn.functional as F
-from common import median, report
+from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline
+from comfyui_tryon.catvton.checkpoint import fuse_projections, remove_cross_attention
+from comfyui_tryon.demo.checkpoint import attention_keys
+from counting import Counter
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging
 from models import UNET, VAE, demo_pipeline, folders, machine, pictures, psnr, write_published
+from reference import Published, skip_cross_attention
+from safetensors.torch import load_file
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.float16) if CUDA else ("cpu", torch.float32)
@@ -29,83 +40,29 @@ SIDES = ("published", "ours", "ours, compiled") if CUDA else ("published", "ours
 GUIDANCE, SEED = 2.5, 42
 PUBLISHED_PEAK_GB = 5.94  # paper, table 5: 1024 x 768 on an A100
 
-
-class SkipProcessor:
-    """Skips cross-attention as published: the block still normalises and adds."""
-
-    def __call__(self, attention, hidden_states, *arguments, **options):
-        return hidden_states
+Sample = Callable[..., np.ndarray]  # person, garment, mask, steps, width, height, callback
 
 
-def skip_cross_attention(unet: torch.nn.Module) -> torch.nn.Module:
-    processors = unet.attn_processors
-    unet.set_attn_processor({k: SkipProcessor() if "attn2" in k else v for k, v in processors.items()})
-    return unet.eval().requires_grad_(False)
+def load_published(models: Path) -> Sample:
+    base, vae, catvton = folders(models)
+    unet, autoencoder = meta_models()
+    keys = attention_keys(list(unet.state_dict()))
+    weights = load_file(base / "unet/diffusion_pytorch_model.fp16.safetensors")
+    attention = load_file(next(catvton.rglob("model.safetensors")))
+    weights.update((keys[key], tensor) for key, tensor in attention.items())
+    unet.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
+    weights = load_file(vae / "diffusion_pytorch_model.fp16.safetensors")
+    autoencoder.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
+    autoencoder.eval().requires_grad_(False)
+    published = Published(skip_cross_attention(unet).to(DEVICE), autoencoder.to(DEVICE))
+
+    def sample(person, garment, mask, steps, width, height, callback):
+        return published.sample(person, garment, mask, steps, GUIDANCE, SEED, callback)
+
+    return sample
 
 
-class Published:
-    """The published pipeline's way of sampling: everything in one dtype, the step's tensors made in the step."""
-
-    def __init__(self, unet: torch.nn.Module, vae: torch.nn.Module) -> None:
-        self.unet, self.vae = unet, vae
-
-    @classmethod
-    def load(cls, models: Path) -> "Published":
-        from comfyui_tryon.demo.checkpoint import attention_keys
-        from safetensors.torch import load_file
-
-        base, vae, catvton = folders(models)
-        unet, autoencoder = meta_models()
-        keys = attention_keys(list(unet.state_dict()))
-        weights = load_file(base / "unet/diffusion_pytorch_model.fp16.safetensors")
-        attention = load_file(next(catvton.rglob("model.safetensors")))
-        weights.update((keys[key], tensor) for key, tensor in attention.items())
-        unet.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
-        weights = load_file(vae / "diffusion_pytorch_model.fp16.safetensors")
-        autoencoder.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
-        autoencoder.eval().requires_grad_(False)
-        return cls(skip_cross_attention(unet).to(DEVICE), autoencoder.to(DEVICE))
-
-    @torch.no_grad()
-    def __call__(self, person, garment, mask, steps, width, height, callback):
-        planes = [torch.from_numpy(np.array(image)) for image in (person, garment, mask)]
-        person, garment = (plane.permute(2, 0, 1)[None] / 127.5 - 1 for plane in planes[:2])
-        mask = (planes[2][None, None] >= 128).float()
-        scale = self.vae.config.scaling_factor
-        masked, cloth = (
-            self.vae.encode(pixels.to(DEVICE, DTYPE)).latent_dist.mode() * scale
-            for pixels in (person * (mask < 0.5), garment)
-        )
-        small = F.interpolate(mask, (height // 8, width // 8), mode="nearest").to(DEVICE, DTYPE)
-        latents = self.denoise(masked, cloth, small, steps, callback)
-        pixels = self.vae.decode(latents / scale).sample
-        return ((pixels / 2 + 0.5).clamp(0, 1).float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    @torch.no_grad()
-    def denoise(self, masked, cloth, small, steps, callback):
-        from comfyui_tryon.catvton.pipeline import make_scheduler
-
-        scheduler = make_scheduler("ddim")
-        scheduler.set_timesteps(steps, device=masked.device)
-        generator = torch.Generator().manual_seed(SEED)
-        image = torch.cat([masked, cloth], -2)
-        noise = lambda: torch.randn(image.shape, generator=generator).to(image)  # noqa: E731
-        latents = noise()
-        both_images = torch.cat([torch.cat([masked, torch.zeros_like(cloth)], -2), image])
-        both_masks = torch.cat([torch.cat([small, torch.zeros_like(small)], -2)] * 2)
-        for step, timestep in enumerate(scheduler.timesteps):
-            callback(step)
-            model_input = torch.cat([torch.cat([latents] * 2), both_masks, both_images], 1)
-            without, with_garment = self.unet(model_input, timestep, encoder_hidden_states=None).sample.chunk(2)
-            predicted = without + GUIDANCE * (with_garment - without)
-            latents = scheduler.step(predicted, timestep, latents, eta=1.0, variance_noise=noise()).prev_sample
-        callback(steps)
-        return latents.chunk(2, -2)[0]
-
-
-def load_ours(models: Path, compile: bool):
-    from comfyui_tryon.catvton import load_pipeline
-
+def load_ours(models: Path, compile: bool) -> Sample:
     pipeline = load_pipeline(*folders(models), dtype=DTYPE, compile=compile).to(DEVICE)
 
     def sample(person, garment, mask, steps, width, height, callback):
@@ -120,7 +77,7 @@ def load_ours(models: Path, compile: bool):
             height=height,
             mask_blur=0,
             callback=lambda step, latents: callback(step),
-        ).numpy()
+        )[0].numpy()
 
     return sample
 
@@ -144,11 +101,9 @@ class Memory:
 def side(name: str, models: Path) -> None:
     """A process that loads one side and samples on every line of its standard input."""
     answer = lambda **figures: print(json.dumps(figures), flush=True)  # noqa: E731
-    import diffusers  # noqa: F401
-
     memory, start = Memory(), time.perf_counter()
     memory.start()
-    sample = Published.load(models) if name == "published" else load_ours(models, name != "ours")
+    sample = load_published(models) if name == "published" else load_ours(models, name != "ours")
     answer(load_s=time.perf_counter() - start, load_gb=memory.peak())
     for line in sys.stdin:
         order, marks = json.loads(line), []
@@ -231,9 +186,6 @@ def row(name: str, width: int, height: int, found: dict, results: dict) -> dict[
 
 
 def meta_models() -> tuple[torch.nn.Module, torch.nn.Module]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.utils import logging
-
     logging.set_verbosity_error()
     with torch.device("meta"):
         return UNet2DConditionModel(**UNET).to(torch.float16), AutoencoderKL(**VAE).to(torch.float16)
@@ -251,10 +203,6 @@ def step_flops(width: int, height: int) -> int:
 
 def count(width: int, height: int) -> None:
     """What a step does, on the meta device: any operation that reads a tensor's values would raise there."""
-    from comfyui_tryon.catvton.checkpoint import fuse_projections, remove_cross_attention
-    from comfyui_tryon.catvton.pipeline import CatVTONPipeline
-    from counting import Counter
-
     plain, vae = meta_models()
     ours, _ = meta_models()
     remove_cross_attention(ours)
@@ -267,7 +215,7 @@ def count(width: int, height: int) -> None:
     mean, mask = empty(1, 4, 2 * h, w).float(), empty(1, 1, 2 * h, w)
     loops = {
         "published": lambda callback: published.denoise(
-            empty(1, 4, h, w), empty(1, 4, h, w), empty(1, 1, h, w), steps, callback
+            empty(1, 4, h, w), empty(1, 4, h, w), empty(1, 1, h, w), steps, GUIDANCE, SEED, callback
         ),
         "ours": lambda callback: pipeline.denoise(
             mean, mean, mask, steps, GUIDANCE, [SEED], lambda step, latents: callback(step)

@@ -1,11 +1,11 @@
-"""Pictures and label maps of simple people, drawn for the masker's tests."""
+"""Draws images and label maps of simple people for the masker's tests."""
 
 import numpy as np
 from comfyui_tryon.masker import LabelMaps
 from comfyui_tryon.masker.agnostic import ATR_LABELS, LIP_LABELS
 from PIL import Image, ImageDraw
 
-# Label, RGB colour and box (x0, y0, x1, y1 in hundredths of the picture) of each part, back to front.
+# Label, RGB colour and box (x0, y0, x1, y1 in hundredths of the image) of each part, back to front.
 _PARTS = [
     ("Hair", (60, 40, 30), (43, 3, 57, 14)),
     ("Left-leg", (225, 175, 150), (52, 70, 59, 94)),
@@ -39,7 +39,7 @@ _DENSEPOSE = [
 
 
 def label_maps(width: int, height: int) -> LabelMaps:
-    """The person's label maps, as if each parser had made no mistake."""
+    """Draws the person's label maps, as if each parser had made no mistake."""
     planes = []
     for parts in (
         _DENSEPOSE,
@@ -53,8 +53,8 @@ def label_maps(width: int, height: int) -> LabelMaps:
     return LabelMaps(*planes)
 
 
-def picture(width: int, height: int, background: tuple[int, int, int] = (235, 235, 230)) -> np.ndarray:
-    """The person, uint8 (height, width, 3) RGB, who fills the picture's height."""
+def person_image(width: int, height: int, background: tuple[int, int, int] = (235, 235, 230)) -> np.ndarray:
+    """Draws the person, who fills the image's height: uint8 (height, width, 3) RGB."""
     image = Image.new("RGB", (width, height), background)
     _draw(image, _NECK, (225, 175, 150))
     for _, colour, box in _PARTS:
@@ -63,7 +63,7 @@ def picture(width: int, height: int, background: tuple[int, int, int] = (235, 23
 
 
 def _draw(image: Image.Image, box: tuple[int, int, int, int], colour: int | tuple[int, int, int]) -> None:
-    """A head's parts are round, all others rectangles."""
+    """Draws one part: round where it belongs to the head, else a rectangle."""
     (x0, x1), (y0, y1) = (
         [n * size // 100 for n in ends] for ends, size in zip((box[::2], box[1::2]), image.size, strict=True)
     )

@@ -74,7 +74,7 @@ def test_mask_logic(name, cloth_type):
 
 
 def test_an_extreme_size_repeatably(masker):
-    """The same mask of the picture's size each time, and the global random generators are left alone."""
+    """The same mask of the image's size each time, and the global random generators are left alone."""
     with Image.open(REFERENCE / "case0/person.png") as image:
         person = np.array(image.convert("RGB").resize((67, 1023)))
     state, before = np.random.get_state()[1].copy(), torch.get_rng_state()

@@ -9,7 +9,7 @@ from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose, People
 from comfyui_tryon.masker.schp import Schp, _opencv_positions, _sample
-from masker_figures import label_maps, picture
+from masker_figures import label_maps, person_image
 from scipy import ndimage
 from torch import nn
 
@@ -54,22 +54,22 @@ def eager_densepose() -> DensePose:
 @pytest.mark.parametrize("size", [(64, 2048), (2048, 64), (33, 1201)])
 def test_densepose_labels_the_inside_of_the_chosen_box(eager_densepose, size):
     width, height = size
-    people = eager_densepose.parse(picture(width, height))
+    people = eager_densepose.parse(person_image(width, height))
     assert people.labels.shape == (height, width) and people.labels.dtype == np.uint8
     x0, y0, x1, y1 = people.boxes[people.chosen]
     assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
     rows, columns = np.flatnonzero(people.labels.any(1)), np.flatnonzero(people.labels.any(0))
     found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    # Whole pixels of the picture that is parsed, which is at most 1024 long.
+    # Whole pixels of the image that is parsed, which is at most 1024 long.
     assert np.abs(found - [x0, y0, x1, y1]).max() <= 2 * max(1, max(size) / 1024)
     assert set(np.unique(people.labels)) == {0, 7}
 
 
 @pytest.mark.parametrize("size", [(64, 2048), (30, 600)])
-def test_densepose_boxes_are_in_pixels_of_the_picture(eager_densepose, size):
-    """Its boxes are the anchors here: squares of 32 pixels and up, and 1:2, of a picture that is 1333 pixels long."""
+def test_densepose_boxes_are_in_pixels_of_the_image(eager_densepose, size):
+    """Its boxes are the anchors here: squares of 32 pixels and up, and 1:2, of an image that is 1333 pixels long."""
     width, height = size
-    y0, y1 = eager_densepose.parse(picture(width, height)).boxes[:, [1, 3]].T
+    y0, y1 = eager_densepose.parse(person_image(width, height)).boxes[:, [1, 3]].T
     whole = (y0 > 1) & (y1 < height - 1)
     lengths = (y1 - y0)[whole] * 1333 / height
     anchors = np.array([side * ratio**0.5 for side in (32, 64, 128, 256, 512) for ratio in (0.5, 1, 2)])
@@ -78,15 +78,15 @@ def test_densepose_boxes_are_in_pixels_of_the_picture(eager_densepose, size):
 
 
 def test_densepose_chooses_the_largest_on_request(eager_densepose):
-    boxes, chosen, _ = eager_densepose.parse(picture(64, 2048), largest=True)
+    boxes, chosen, _ = eager_densepose.parse(person_image(64, 2048), largest=True)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     assert len(boxes) > 1 and chosen == areas.argmax()
-    assert eager_densepose.parse(picture(64, 2048)).chosen == 0
+    assert eager_densepose.parse(person_image(64, 2048)).chosen == 0
 
 
 def test_densepose_computes_in_its_own_dtype(eager_densepose):
     low = copy.deepcopy(eager_densepose).to(torch.bfloat16)
-    people = low.parse(picture(64, 2048))
+    people = low.parse(person_image(64, 2048))
     assert len(people.boxes) and set(np.unique(people.labels)) == {0, 7}
 
 
@@ -94,7 +94,7 @@ def test_densepose_sees_nobody(eager_densepose):
     bias = eager_densepose.roi_heads.box_predictor["cls_score"].bias
     bias[0] = 0  # scores of 0.5
     try:
-        assert eager_densepose.parse(picture(64, 1024)) is None
+        assert eager_densepose.parse(person_image(64, 1024)) is None
     finally:
         bias[0] = 10
 
@@ -107,7 +107,7 @@ def test_schp_labels_every_pixel(size, dtype):
         network = Schp(3, 65)
     no_weights(network.to_empty(device="cpu").to(dtype))
     network.fushion[-1].bias[2] = 1
-    labels = network.parse(torch.from_numpy(picture(width, height)))
+    labels = network.parse(torch.from_numpy(person_image(width, height)))
     assert labels.shape == (height, width) and labels.dtype == torch.uint8
     assert (labels == 2).all()
 
@@ -132,7 +132,7 @@ def test_sampling_is_bilinear_with_zeros_around():
 
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
 def test_the_masker_applies_the_mask_logic(cloth_type):
-    maps, person = label_maps(150, 200), picture(150, 200)
+    maps, person = label_maps(150, 200), person_image(150, 200)
     masker = masker_that_sees(maps)
     assert np.array_equal(masker.mask(person, cloth_type), agnostic_mask(maps, cloth_type))
     grown = masker.mask(person[:, ::-1][:, ::-1], cloth_type, mask_grow=7, square=True)
@@ -144,7 +144,7 @@ def test_nobody_to_dress():
     maps = label_maps(150, 200)
     masker = SchpDensePoseMasker(Says(torch.from_numpy(maps.atr)), Says(torch.from_numpy(maps.lip)), Says(None))
     with pytest.raises(NoPersonFound, match="no person"):
-        masker.mask(picture(150, 200), "upper")
+        masker.mask(person_image(150, 200), "upper")
 
 
 def side_by_side(gap: int):
@@ -175,13 +175,13 @@ def test_the_largest_person_on_request():
     people = People(np.array([[0, 0, 1, 1]], np.float32), 0, maps.densepose)
     masker = masker_that_sees(maps)
     masker.densepose = Says(lambda largest: asked.append(largest) or people)
-    masker.mask(picture(150, 200), "upper", largest=True)
-    masker.mask(picture(150, 200), "upper")
+    masker.mask(person_image(150, 200), "upper", largest=True)
+    masker.mask(person_image(150, 200), "upper")
     assert asked == [True, False]
 
 
 def test_a_callback_runs_between_the_stages_and_can_stop_them():
-    maps, person, calls = label_maps(150, 200), picture(150, 200), []
+    maps, person, calls = label_maps(150, 200), person_image(150, 200), []
     masker = masker_that_sees(maps)
     masker.mask(person, "upper", callback=lambda: calls.append(1))
     assert len(calls) == 4
@@ -198,9 +198,9 @@ def test_a_callback_runs_between_the_stages_and_can_stop_them():
 def test_refuses_what_is_no_request():
     masker = masker_that_sees(label_maps(60, 80))
     with pytest.raises(ValueError, match="upper, lower"):
-        masker.mask(picture(60, 80), "tops")
+        masker.mask(person_image(60, 80), "tops")
     with pytest.raises(ValueError, match="uint8"):
-        masker.mask(picture(60, 80).astype(np.float32), "upper")
+        masker.mask(person_image(60, 80).astype(np.float32), "upper")
 
 
 def test_a_host_may_note_the_device_on_the_module():

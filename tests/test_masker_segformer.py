@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui_tryon.masker import CLOTH_TYPES, CheckpointError, NoPersonFound, SegformerMasker
 from comfyui_tryon.masker.agnostic import ATR_LABELS
-from masker_figures import label_maps, picture
+from masker_figures import label_maps, person_image
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
@@ -73,7 +73,7 @@ def test_a_saved_parser_masks_any_size(tmp_path, labels, size):
     with torch.no_grad():
         masker.network.decode_head.classifier.bias[face] += 100
     for cloth_type in CLOTH_TYPES:
-        mask = masker.mask(picture(width, height), cloth_type)
+        mask = masker.mask(person_image(width, height), cloth_type)
         assert mask.shape == (height, width) and mask.dtype == np.uint8
 
 
@@ -181,7 +181,7 @@ def test_hands_and_face_are_kept(cloth_type):
     maps = label_maps(300, 400)
     masker = masker_that_sees(maps.atr)
     for options in ({}, {"mask_grow": 20}, {"square": True}):
-        mask = masker.mask(picture(300, 400), cloth_type, **options) > 0
+        mask = masker.mask(person_image(300, 400), cloth_type, **options) > 0
         inner = np.zeros_like(mask)
         inner[2:-2, 2:-2] = True
         # The far half of each hand: how far a hand reaches is an estimate with these labels.
@@ -192,11 +192,11 @@ def test_hands_and_face_are_kept(cloth_type):
 
 def test_arms_and_garment_are_masked():
     maps = label_maps(300, 400)
-    mask = masker_that_sees(maps.atr).mask(picture(300, 400), "upper") > 0
+    mask = masker_that_sees(maps.atr).mask(person_image(300, 400), "upper") > 0
     assert mask[maps.atr == ATR_LABELS.index("Upper-clothes")].all()
     upper_arms = np.isin(maps.densepose, (15, 16)) & np.isin(maps.atr, (14, 15))
     assert np.mean(mask[upper_arms]) > 0.9
-    outer = masker_that_sees(maps.atr).mask(picture(300, 400), "outer") > 0
+    outer = masker_that_sees(maps.atr).mask(person_image(300, 400), "outer") > 0
     assert outer[maps.atr == ATR_LABELS.index("Upper-clothes")].all()
 
 
@@ -218,7 +218,7 @@ def fashn_map(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
 def test_fashn_labels(cloth_type):
     labels = fashn_map(300, 400)
-    mask = masker_that_sees(labels, FASHN_LABELS).mask(picture(300, 400), cloth_type, mask_grow=1) > 0
+    mask = masker_that_sees(labels, FASHN_LABELS).mask(person_image(300, 400), cloth_type, mask_grow=1) > 0
     assert not mask[np.isin(labels, [FASHN_LABELS.index(name) for name in ("hands", "face", "hair")])].any()
     worn = {"upper": "top", "lower": "pants", "overall": "pants", "inner": "top", "outer": "top"}[cloth_type]
     assert mask[labels == FASHN_LABELS.index(worn)].all()
@@ -227,9 +227,9 @@ def test_fashn_labels(cloth_type):
 @pytest.mark.parametrize(
     "labels", [np.zeros((80, 60), np.uint8), np.full((80, 60), ATR_LABELS.index("Dress"), np.uint8)]
 )
-def test_a_picture_without_a_body_has_nobody(labels):
+def test_an_image_without_a_body_has_nobody(labels):
     with pytest.raises(NoPersonFound, match="no person"):
-        masker_that_sees(labels).mask(picture(60, 80), "upper")
+        masker_that_sees(labels).mask(person_image(60, 80), "upper")
 
 
 def test_the_largest_figure_on_request():
@@ -246,9 +246,9 @@ def test_the_largest_figure_on_request():
 def test_refuses_what_is_no_request():
     masker = masker_that_sees(label_maps(60, 80).atr)
     with pytest.raises(ValueError, match="upper, lower"):
-        masker.mask(picture(60, 80), "tops")
+        masker.mask(person_image(60, 80), "tops")
     with pytest.raises(ValueError, match="uint8"):
-        masker.mask(picture(60, 80)[..., 0], "upper")
+        masker.mask(person_image(60, 80)[..., 0], "upper")
 
 
 def test_a_callback_can_stop_it():
@@ -256,4 +256,4 @@ def test_a_callback_can_stop_it():
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        masker_that_sees(label_maps(60, 80).atr).mask(picture(60, 80), "upper", callback=stop)
+        masker_that_sees(label_maps(60, 80).atr).mask(person_image(60, 80), "upper", callback=stop)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from comfyui_tryon import exchange, nodes
-from comfyui_tryon.catvton.pipeline import SCHEDULERS
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 PUBLISHED = {
@@ -37,10 +36,6 @@ def test_an_absent_optional_input_has_the_value_that_the_web_page_shows():
             assert parameters[name].default == shown, f"{cls.__name__}.{name}"
 
 
-def test_the_node_offers_the_samplers_schedulers():
-    assert list(SCHEDULERS) == NODE_CLASS_MAPPINGS["CatVTON"].INPUT_TYPES()["optional"]["scheduler"][0]
-
-
 def test_every_node_has_a_name_a_description_and_the_category():
     assert NODE_DISPLAY_NAME_MAPPINGS.keys() == NODE_CLASS_MAPPINGS.keys()
     for cls in NODE_CLASS_MAPPINGS.values():
@@ -54,16 +49,16 @@ def delivered() -> list[np.ndarray]:
 
 @pytest.fixture
 def job(delivered):
-    picture = np.random.default_rng(0).integers(0, 255, (32, 24, 3), np.uint8)
-    with exchange.opened(exchange.ImageExchange({"person_image": picture}, delivered.append)) as job:
+    image = np.random.default_rng(0).integers(0, 255, (32, 24, 3), np.uint8)
+    with exchange.opened(exchange.ImageExchange({"person_image": image}, delivered.append)) as job:
         yield job
 
 
-def test_a_requests_picture_comes_by_token_and_goes_out_unchanged(job, delivered):
+def test_a_requests_image_comes_by_token_and_goes_out_unchanged(job, delivered):
     (image,) = nodes.TryOnPersonImage().load(token=job.token)
     assert image.shape == (1, 32, 24, 3) and image.dtype == torch.float32
     nodes.TryOnOutput().deliver(image, token=job.token)
-    assert np.array_equal(delivered[0], job.pictures["person_image"])
+    assert np.array_equal(delivered[0], job.images["person_image"])
 
 
 def test_a_token_is_worth_nothing_when_the_request_has_ended(job):
@@ -73,7 +68,7 @@ def test_a_token_is_worth_nothing_when_the_request_has_ended(job):
         nodes.TryOnPersonImage().load(token=token)
 
 
-def test_an_input_without_a_picture_says_what_to_do():
+def test_an_input_without_an_image_says_what_to_do():
     with pytest.raises(ValueError, match="Choose one"):
         nodes.TryOnGarmentImage().load()
     assert nodes.TryOnGarmentImage.VALIDATE_INPUTS(image="") is True
@@ -84,7 +79,7 @@ def test_the_automatic_mask_is_asked_for_only_without_a_mask_of_the_request(job)
     assert node.check_lazy_status(token=job.token, automatic=None) == ["automatic"]
     automatic = torch.ones(1, 32, 24, 3)
     assert node.load(token=job.token, automatic=automatic)[0] is automatic
-    job.pictures["mask_image"] = np.zeros((32, 24, 3), np.uint8)
+    job.images["mask_image"] = np.zeros((32, 24, 3), np.uint8)
     assert node.check_lazy_status(token=job.token, automatic=None) == []
     assert node.load(token=job.token)[0].max() == 0
 
@@ -124,6 +119,6 @@ def test_repaint_takes_the_persons_pixels_outside_the_mask():
     mask[:, 20:40, 10:30] = 1
     (painted,) = nodes.TryOnRepaint().repaint(person, result, mask)
     assert painted.shape == result.shape
-    for picture in painted:
-        assert torch.equal(picture[mask[0] == 0], person[0][mask[0] == 0])
-        assert not torch.equal(picture[mask[0] == 1], person[0][mask[0] == 1])
+    for image in painted:
+        assert torch.equal(image[mask[0] == 0], person[0][mask[0] == 0])
+        assert not torch.equal(image[mask[0] == 1], person[0][mask[0] == 1])

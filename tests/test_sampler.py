@@ -10,7 +10,7 @@ import reference
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
-from comfyui_tryon.catvton.pipeline import pictures_together, working_memory
+from comfyui_tryon.catvton.pipeline import images_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, repaint, resize_and_crop, resize_and_pad
 from comfyui_tryon.demo import checkpoint
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -59,7 +59,7 @@ def pipeline(folder):
 
 @pytest.fixture(scope="session")
 def plain(folder):
-    """The reference's own UNet, loaded by diffusers, and its VAE."""
+    """The published sampler with its own UNet and VAE, loaded by diffusers."""
     unet = UNet2DConditionModel.from_pretrained(folder / "stable-diffusion-inpainting/unet", low_cpu_mem_usage=False)
     attention = load_file(folder / ATTENTION)
     indices = sorted({int(key.split(".")[0]) for key in attention})
@@ -68,17 +68,17 @@ def plain(folder):
     renamed = {f"{block}.{key.partition('.')[2]}": tensor for index, block in zip(indices, blocks)
                for key, tensor in attention.items() if int(key.split(".")[0]) == index}  # fmt: skip
     assert len(renamed) == 80 and not unet.load_state_dict(renamed, strict=False).unexpected_keys
-    reference.skip_cross_attention(unet)
-    return unet.eval(), AutoencoderKL.from_pretrained(folder / "sd-vae-ft-mse", low_cpu_mem_usage=False).eval()
+    vae = AutoencoderKL.from_pretrained(folder / "sd-vae-ft-mse", low_cpu_mem_usage=False).eval()
+    return reference.Published(reference.skip_cross_attention(unet), vae)
 
 
 @pytest.fixture(scope="session")
 def case():
     random = np.random.default_rng(5)
-    pictures = [Image.fromarray(random.integers(0, 255, (12, 8, 3), np.uint8)).resize((128, 192), 3) for _ in range(2)]
+    images = [Image.fromarray(random.integers(0, 255, (12, 8, 3), np.uint8)).resize((128, 192), 3) for _ in range(2)]
     mask = Image.new("L", (128, 192))
     mask.paste(255, (30, 50, 100, 150))
-    return *pictures, mask
+    return *images, mask
 
 
 def sample(pipeline, case, **options):
@@ -88,7 +88,7 @@ def sample(pipeline, case, **options):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5, 6.0])
 def test_it_is_the_published_function(pipeline, plain, case, guidance):
-    expected = reference.sample(*plain, *case, steps=4, guidance=guidance, seed=11)
+    expected = plain.sample(*case, steps=4, guidance=guidance, seed=11)
     assert psnr(sample(pipeline, case, guidance_scale=guidance), expected) > 60
 
 
@@ -111,19 +111,19 @@ def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, mo
             modules[index].load_state_dict(states[source])
     else:
         monkeypatch.setattr("comfyui_tryon.catvton.pipeline.ETA", 0.0)
-    expected = reference.sample(*plain, *case, steps=4, guidance=2.5, seed=11)
+    expected = plain.sample(*case, steps=4, guidance=2.5, seed=11)
     assert psnr(sample(pipeline, case), expected) < 50
 
 
 @pytest.mark.parametrize("name", ["guided", "unguided", "overall"])
-def test_golden_pictures_of_the_published_code(name):
+def test_golden_images_of_the_published_code(name):
     if not PARITY.is_dir():
         pytest.skip("../shared/parity is not here: the published code's results are not compared")
     settings = json.loads((PARITY / name / "case.json").read_text())
     pipeline = load(PARITY / "checkpoint", attention_version=settings["version"])
-    pictures = [Image.open(PARITY / name / f"{part}.png") for part in ("person", "garment", "mask")]
+    images = [Image.open(PARITY / name / f"{part}.png") for part in ("person", "garment", "mask")]
     result = pipeline(
-        *pictures,
+        *images,
         num_inference_steps=settings["steps"],
         guidance_scale=settings["guidance"],
         seeds=[settings["seed"]],
@@ -140,23 +140,23 @@ def test_half_precision_is_close(folder, pipeline, case):
 
 
 @pytest.mark.parametrize("together", [1, 3])
-def test_a_seed_is_the_same_picture_alone_and_among_others(pipeline, case, together, monkeypatch):
+def test_a_seed_is_the_same_image_alone_and_among_others(pipeline, case, together, monkeypatch):
     options = dict(num_inference_steps=2, width=128, height=192)
-    monkeypatch.setattr("comfyui_tryon.catvton.pipeline.pictures_together", lambda *size: together)
+    monkeypatch.setattr("comfyui_tryon.catvton.pipeline.images_together", lambda *size: together)
     done = []
-    pictures = pipeline(*case, seeds=[3, 4, 5, 6], **options, callback=lambda step, latents: done.append(step))
+    images = pipeline(*case, seeds=[3, 4, 5, 6], **options, callback=lambda step, latents: done.append(step))
     assert done == {1: [0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8], 3: [0, 3, 6, 6, 7, 8]}[together]
-    for seed, picture in zip([3, 4, 5, 6], pictures.numpy()):
+    for seed, image in zip([3, 4, 5, 6], images.numpy()):
         alone = pipeline(*case, seeds=[seed], **options)[0].numpy()
-        assert np.array_equal(picture, alone) if together == 1 else psnr(picture, alone) > 60
-        assert sum(psnr(picture, other) > 60 for other in pictures.numpy()) == 1
+        assert np.array_equal(image, alone) if together == 1 else psnr(image, alone) > 60
+        assert sum(psnr(image, other) > 60 for other in images.numpy()) == 1
 
 
-def test_which_pictures_share_a_batch_depends_on_their_size_alone():
+def test_which_images_share_a_batch_depends_on_their_size_alone():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     sizes = (384, 512), (768, 1024), (2048, 2048)
-    assert [pictures_together(*size, 2, cuda) for size in sizes] == [8, 2, 1]
-    assert [pictures_together(*size, 2, cpu) for size in sizes] == [1, 1, 1]
+    assert [images_together(*size, 2, cuda) for size in sizes] == [8, 2, 1]
+    assert [images_together(*size, 2, cpu) for size in sizes] == [1, 1, 1]
     assert working_memory(768, 1024, 2, cuda, count=4) == working_memory(768, 1024, 2, cuda)
     assert working_memory(384, 512, 2, cuda, count=4) > working_memory(384, 512, 2, cuda)
 

@@ -1,4 +1,4 @@
-"""Random weights in the layout of a Stable Diffusion U-Net of one level and of the TAESD autoencoder, a few MB each."""
+"""Writes random weights, a few MB each: those of a one-level Stable Diffusion U-Net and of the TAESD autoencoder."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ HIDDEN = 64
 
 
 def write(folder: Path) -> Path:
-    """Writes them; returns an extra_model_paths file that tells ComfyUI of them."""
+    """Writes them into `folder`; returns an extra_model_paths file that points ComfyUI to them."""
     generator = torch.Generator().manual_seed(1)
     files = {
         "diffusion_models/tiny.safetensors": unet(generator),
@@ -28,7 +28,7 @@ def write(folder: Path) -> Path:
 
 
 def layer(generator: torch.Generator, name: str, *shape: int, bias: bool = True) -> dict[str, torch.Tensor]:
-    """A linear or convolutional layer."""
+    """Makes a linear or convolutional layer."""
     fan_in = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
     weights = {f"{name}.weight": torch.randn(shape, generator=generator) / fan_in**0.5}
     return weights | ({f"{name}.bias": torch.zeros(shape[0])} if bias else {})
@@ -83,7 +83,7 @@ DECODER_BLOCKS = (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)
 def autoencoder(
     generator: torch.Generator, inputs: int, outputs: int, strided: tuple[int, ...], blocks: tuple[int, ...]
 ) -> dict[str, torch.Tensor]:
-    """One half of TAESD: what goes in and out are channels, the others positions in its sequence of layers."""
+    """Makes one half of TAESD: `inputs` and `outputs` are channels, the rest positions in its sequence of layers."""
     first, last = (0, 14) if inputs == 3 else (1, 19)
     weights = layer(generator, str(first), HIDDEN, inputs, 3, 3) | layer(generator, str(last), outputs, HIDDEN, 3, 3)
     for number in strided:

@@ -1,4 +1,4 @@
-"""Where a request's pictures wait for its nodes: a prompt carries only a token, never a picture."""
+"""Holds a request's images for its nodes: a prompt carries only a token, never an image."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -10,7 +10,13 @@ import numpy as np
 
 @dataclass
 class ImageExchange:
-    """The pictures of one request on their way in, and who takes those on their way out; uint8 RGB (H, W, 3)."""
+    """Carries one request's images to its nodes and their results back; every image is uint8 RGB (H, W, 3).
+
+    Attributes:
+        images: the decoded images by field name, such as person_image.
+        deliver: called by `TryOnOutput`, on the executor's thread, with each result.
+        token: names this exchange in the prompt; hard to guess, because other prompts may come from strangers.
+    """
 
     images: dict[str, np.ndarray]
     deliver: Callable[[np.ndarray], None]
@@ -22,7 +28,7 @@ _open: dict[str, ImageExchange] = {}
 
 @contextmanager
 def opened(exchange: ImageExchange) -> Iterator[ImageExchange]:
-    """Makes `exchange` reachable by its token for the time of the block."""
+    """Lets nodes find `exchange` by its token while the block runs."""
     _open[exchange.token] = exchange
     try:
         yield exchange
@@ -31,7 +37,7 @@ def opened(exchange: ImageExchange) -> Iterator[ImageExchange]:
 
 
 def find(token: str) -> ImageExchange:
-    """The open exchange with `token`.
+    """Returns the open exchange with `token`.
 
     Raises:
         LookupError: the request has ended.

@@ -3,8 +3,10 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from .pipeline import CatVTONPipeline
 
@@ -26,7 +28,7 @@ class PassThrough(torch.nn.Module):
     would skip the normalisation and the residual around it too, which is another function.
     """
 
-    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return hidden_states
 
 
@@ -59,12 +61,13 @@ def load_pipeline(
         catvton: CatVTON's folder, with `mix-48k-1024/attention/model.safetensors` and its siblings.
         attention_version: mix, vitonhd or dresscode.
         dtype: float32, float16 or bfloat16.
-        compile: have torch.compile make the UNet's kernels, anew for every size and number of pictures.
+        compile: compile the UNet with torch.compile, once for every size and number of images.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
         CheckpointError: a file is damaged or does not fit; the message names it.
     """
+    # 4 s to import, which ComfyUI's start would wait for if it were done above
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     attention = catvton / ATTENTION_FOLDERS[attention_version] / "attention" / "model.safetensors"
@@ -94,26 +97,34 @@ def remove_cross_attention(unet: torch.nn.Module) -> None:
         unet.set_submodule(name, PassThrough())
 
 
-def fuse_projections(unet: torch.nn.Module) -> None:
-    """Makes one projection, `to_qkv`, of each self-attention's three."""
+def fuse_projections(unet: Any) -> None:
+    """Makes one projection, `to_qkv`, of each self-attention's three; `unet` is a diffusers UNet2DConditionModel."""
     unet.fuse_qkv_projections()
     for module in attention_modules(unet).values():
         del module.to_q, module.to_k, module.to_v
 
 
 def attention_modules(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The self-attention modules by name in the order of the published attention files: down, up, mid."""
+    """Returns the self-attention modules by name, in the order of the published attention files: down, up, mid."""
     order = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
     found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn1")]
     return dict(sorted(found, key=lambda item: order[item[0].split(".")[0]]))
 
 
 def read_attention(path: Path, modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
-    """The tensors of an attention file under the UNet's own names.
+    """Reads an attention file; returns its tensors under the UNet's own names.
 
     The file numbers its tensors `{index}.to_q.weight` and so on, where the index counts submodules as they were when it
     was saved (8 per attention module in the published files, 7 without processors); only its rank matters. Names of
     the same tensors under a submodule's own index (`{index + 1}.weight`, ...) may accompany them and are passed over.
+
+    Args:
+        path: the file.
+        modules: the UNet's `attention_modules`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, or its tensors are not those of `modules`.
     """
     by_index: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in _read(path).items():
@@ -142,7 +153,7 @@ def read_attention(path: Path, modules: dict[str, torch.nn.Module]) -> dict[str,
     return renamed
 
 
-def _empty_model(cls: type, folder: Path) -> torch.nn.Module:
+def _empty_model(cls: Any, folder: Path) -> torch.nn.Module:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -159,8 +170,6 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"{path} is missing.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

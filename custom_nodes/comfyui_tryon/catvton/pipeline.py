@@ -9,11 +9,13 @@ from PIL import Image
 
 from .processing import blur_mask, image_to_tensor, mask_to_tensor, resize_and_crop, resize_and_pad
 
+Callback = Callable[[int, torch.Tensor | None], None]
+
 SEED_LIMIT = 2**64
 DOWNSCALE = 8
 
 # scheduler/scheduler_config.json of the base inpainting model
-SCHEDULER = dict(
+SCHEDULER: dict[str, Any] = dict(
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
@@ -30,10 +32,10 @@ SCHEDULERS = {"ddim": "DDIMScheduler", "dpmpp_2m": "DPMSolverMultistepScheduler"
 # The VAE posterior is drawn from a stream of its own, so that the noise that follows the seed is the published one.
 POSTERIOR_STREAM = 1 << 63
 
-# Activations in elements a pixel of the result, upper estimates: the VAE's, and the UNet's for one guided picture
+# Activations in elements per pixel of the result, upper estimates: the VAE's, and the UNet's for one guided image
 VAE_ACTIVATIONS, UNET_ACTIVATIONS = 1536, 640
-# On a GPU pictures are denoised together up to this many bytes of the UNet's activations. It is fixed, because which
-# pictures share a batch decides how they are rounded, and a request is to give the same bytes whatever else is loaded.
+# On a GPU images are denoised together up to this many bytes of the UNet's activations. It is fixed, because which
+# images share a batch decides how they are rounded, and a request is to give the same bytes whatever else is loaded.
 TOGETHER = 2**31
 
 # What one unit of each Stable Diffusion 1 latent channel adds to red, green and blue in [-1, 1]; fitted, approximate
@@ -44,15 +46,15 @@ class CatVTONPipeline(torch.nn.Module):
     """Dresses a person in a garment (paper section 3; published as `CatVTONPipeline` in `model/pipeline.py`).
 
     Differs from the published class in four things that leave its function as it is: noise comes from a CPU generator
-    in float32, so that a seed means the same picture on every device and in every precision; the VAE posterior is drawn
-    from the seed instead of the global generator; the scheduler's state stays float32; every picture of a call has its
-    own seed, so that it is, up to rounding, the picture that its seed gives alone.
+    in float32, so that a seed means the same image on every device and in every precision; the VAE posterior is drawn
+    from the seed instead of the global generator; the scheduler's state stays float32; every image of a call has its
+    own seed, so that it is, up to rounding, the image that its seed gives alone.
     """
 
     def __init__(self, unet: torch.nn.Module, vae: torch.nn.Module) -> None:
         super().__init__()
         self.unet = unet
-        self.vae = vae
+        self.vae: Any = vae  # a diffusers AutoencoderKL
 
     def forward(
         self,
@@ -69,9 +71,9 @@ class CatVTONPipeline(torch.nn.Module):
         scheduler: str = "ddim",
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
-        callback: Callable[[int, torch.Tensor | None], None] = lambda step, latents: None,
+        callback: Callback = lambda step, latents: None,
     ) -> torch.Tensor:
-        """Samples one picture per seed.
+        """Samples one image per seed.
 
         Args:
             person: RGB; its largest centred part with the aspect ratio of `width` x `height` is used.
@@ -79,15 +81,15 @@ class CatVTONPipeline(torch.nn.Module):
             mask: grey, in the person's frame; white where the garment goes.
             num_inference_steps: denoising steps, 1 to 1000.
             guidance_scale: classifier-free guidance on the garment; 1 or less turns it off and halves the work.
-            seeds: one picture each, 0 to 2^64-1.
-            width, height: of the result in pixels, multiples of 8.
+            seeds: one for each image, 0 to 2^64-1.
+            width, height: of the result in pixels, multiples of 8 from 64.
             mask_blur: radius in pixels of the Gaussian that rounds the mask's outline, 0 for none.
             scheduler: ddim (with eta 1) as published; dpmpp_2m (Lu et al., "DPM-Solver++") and unipc (Zhao et al.,
-                "UniPC") take fewer steps to another picture.
+                "UniPC") need fewer steps and give another image.
             guidance_start, guidance_end: the part of the steps that is guided, from 0 to 1 (Kynkaanniemi et al.,
                 "Applying Guidance in a Limited Interval", NeurIPS 2024); a step outside it costs half.
             callback: called before every denoising step and at the end with the number of steps done, those of all
-                pictures together, and the latents that the last step predicts for the end, float32 (B, 4, height/8,
+                images together, and the latents that the last step predicts for the end, float32 (B, 4, height/8,
                 width/8) or None; what it raises ends the call.
 
         Returns:
@@ -101,7 +103,7 @@ class CatVTONPipeline(torch.nn.Module):
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
         weight = next(self.unet.parameters())
-        together = pictures_together(width, height, weight.element_size(), weight.device)
+        together = images_together(width, height, weight.element_size(), weight.device)
         with torch.inference_mode():
             conditions = self.encode(
                 image_to_tensor(resize_and_crop(person.convert("RGB"), size)),
@@ -116,36 +118,36 @@ class CatVTONPipeline(torch.nn.Module):
                     num_inference_steps,
                     guidance_scale,
                     batch,
-                    lambda step, latents, done=first * num_inference_steps, count=len(batch): callback(
-                        done + step * count, latents
-                    ),
+                    _counting(callback, first * num_inference_steps, len(batch)),
                     scheduler,
                     guidance_start,
                     guidance_end,
                 )
-                images += [self.decode(picture) for picture in latents.split(1)]
+                # one by one: the VAE's activations are the largest of all
+                images += [self.decode(single) for single in latents.split(1)]
             return torch.cat(images)
 
     def encode(
         self, person: torch.Tensor, garment: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The VAE's posterior of the masked person above the garment, and the mask in latent space.
+        """Encodes the masked person above the garment, and scales the mask to latent space.
 
         Args:
             person, garment: float (1, 3, H, W) in [-1, 1].
             mask: float (1, 1, H, W), 1 where the garment goes.
 
         Returns:
-            mean and standard deviation, float32 (1, 4, 2H/8, W/8), scaled; mask (1, 1, 2H/8, W/8) in the UNet's dtype.
+            The VAE posterior's mean and standard deviation, float32 (1, 4, 2H/8, W/8), scaled; the mask (1, 1, 2H/8,
+            W/8) in the UNet's dtype.
         """
         weight = next(self.vae.parameters())
-        pictures = (person * (mask < 0.5), garment)
-        posteriors = [self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist for pixels in pictures]
+        posteriors = [
+            self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
+            for pixels in (person * (mask < 0.5), garment)
+        ]
         scale = self.vae.config.scaling_factor
-        mean, std = (
-            torch.cat([getattr(posterior, moment).float() for posterior in posteriors], dim=-2) * scale
-            for moment in ("mean", "std")
-        )
+        mean = torch.cat([posterior.mean.float() for posterior in posteriors], dim=-2) * scale
+        std = torch.cat([posterior.std.float() for posterior in posteriors], dim=-2) * scale
         mask = F.interpolate(mask, size=(mask.shape[-2] // DOWNSCALE, mask.shape[-1] // DOWNSCALE), mode="nearest")
         mask = torch.cat([mask, torch.zeros_like(mask)], dim=-2)
         return mean, std, mask.to(next(self.unet.parameters()))
@@ -158,14 +160,15 @@ class CatVTONPipeline(torch.nn.Module):
         num_inference_steps: int,
         guidance_scale: float,
         seeds: Sequence[int],
-        callback: Callable[[int, torch.Tensor | None], None],
+        callback: Callback,
         scheduler: str = "ddim",
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> torch.Tensor:
-        """Denoises one picture per seed together; returns the person's half, float32 (len(seeds), 4, H/8, W/8).
+        """Denoises one image per seed, all in one batch; returns the person's half, float32 (len(seeds), 4, H/8, W/8).
 
-        The device is never waited for: what a step needs of the host is there before, or copied while the UNet runs.
+        `mean`, `std` and `mask` come from `encode`; all else is as in `forward`. Never waits for the device: what a
+        step needs of the host is there before, or copied while the UNet runs.
         """
         count, device = len(seeds), mean.device
         solver = make_scheduler(scheduler)
@@ -202,7 +205,11 @@ class CatVTONPipeline(torch.nn.Module):
         return latents[:, :, :garment_rows]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents, float32 (1, 4, h, w), to uint8 (1, 8h, 8w, 3) on the CPU."""
+        """Decodes latents, float32 (1, 4, h, w), to uint8 (1, 8h, 8w, 3) on the CPU.
+
+        Raises:
+            FloatingPointError: the VAE returned values that are not numbers.
+        """
         latents = (latents / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
         pixels = self.vae.decode(latents).sample.float()
         pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().permute(0, 2, 3, 1).cpu()
@@ -214,7 +221,7 @@ class CatVTONPipeline(torch.nn.Module):
 
 
 def preview(latents: torch.Tensor) -> Image.Image:
-    """A rough picture of latents, float32 (1, 4, h, w), at w x h pixels, without the VAE."""
+    """Draws the first image of latents, float32 (B, 4, h, w), roughly: RGB of w x h pixels, without the VAE."""
     colours = torch.tensor(LATENT_COLOURS, device=latents.device)
     pixels = torch.einsum("chw,ck->hwk", latents[0], colours).add(1).mul(127.5).clamp(0, 255)
     return Image.fromarray(pixels.to(torch.uint8).cpu().numpy())
@@ -232,29 +239,41 @@ def check_inputs(num_inference_steps: int, seeds: Sequence[int], width: int, hei
 
 
 def make_scheduler(name: str) -> Any:
-    """The diffusers scheduler of a name in `SCHEDULERS`, with the base model's configuration."""
-    import diffusers
+    """Makes the diffusers scheduler of a name in `SCHEDULERS`, with the base model's configuration.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    import diffusers  # 4 s: see `load_pipeline`
 
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {name!r}.")
-    published = diffusers.DDIMScheduler(**SCHEDULER)
+    published: Any = diffusers.DDIMScheduler(**SCHEDULER)
     return getattr(diffusers, SCHEDULERS[name]).from_config(published.config)
 
 
-def pictures_together(width: int, height: int, element_size: int, device: torch.device) -> int:
-    """How many pictures of a size are denoised in one batch; one where a batch is no faster."""
+def images_together(width: int, height: int, element_size: int, device: torch.device) -> int:
+    """Returns how many images of a size are denoised in one batch: one where a batch is no faster.
+
+    `width` and `height` are in pixels, `element_size` is that of the UNet's dtype in bytes.
+    """
     if device.type != "cuda":
         return 1
     return max(1, TOGETHER // (width * height * element_size * UNET_ACTIVATIONS))
 
 
 def working_memory(width: int, height: int, element_size: int, device: torch.device, count: int = 1) -> int:
-    """Bytes that sampling `count` pictures needs beside the weights, an upper estimate."""
-    together = min(count, pictures_together(width, height, element_size, device))
+    """Estimates, from above, the bytes that sampling `count` images needs on top of the weights."""
+    together = min(count, images_together(width, height, element_size, device))
     return width * height * element_size * max(VAE_ACTIVATIONS, together * UNET_ACTIVATIONS)
 
 
+def _counting(callback: Callback, done: int, count: int) -> Callback:
+    """Returns a callback for a batch of `count` images that adds its steps to those `done` before."""
+    return lambda step, latents: callback(done + step * count, latents)
+
+
 def _noise(generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
-    """Normal float32 (len(generators), ...), drawn on the CPU and copied to the device of `like` (1, ...)."""
+    """Draws normal float32 (len(generators), ...) on the CPU and copies it to the device of `like` (1, ...)."""
     noise = torch.cat([torch.randn(like.shape, generator=generator) for generator in generators])
     return (noise.pin_memory() if like.is_cuda else noise).to(like.device, non_blocking=like.is_cuda)

@@ -1,4 +1,4 @@
-"""What CatVTON does to pictures before and after the model: crop, letterbox, mask, repaint."""
+"""Prepares images for CatVTON and finishes its results: crop, letterbox, mask, repaint."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 
 def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part of `image` with the aspect ratio of `size` (width, height), resized with Lanczos.
+    """Crops the largest centred part of `image` with the aspect ratio of `size` (width, height); resizes with Lanczos.
 
     Published as `resize_and_crop` in CatVTON's `utils.py`; used for the person and the mask.
     """
@@ -26,7 +26,7 @@ def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def resize_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`image` fitted whole into `size` (width, height) with Lanczos, centred on white.
+    """Fits `image` whole into `size` (width, height) with Lanczos, centred on white.
 
     Published as `resize_and_padding` in CatVTON's `utils.py`; used for the garment.
     """
@@ -51,19 +51,19 @@ def blur_mask(mask: Image.Image, radius: int) -> Image.Image:
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
-    """An RGB picture as float32 (1, 3, H, W) in [-1, 1]."""
+    """Converts an RGB image to float32 (1, 3, H, W) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 
 def mask_to_tensor(mask: Image.Image) -> torch.Tensor:
-    """A grey picture as float32 (1, 1, H, W), 1 where it is 128 or brighter, else 0."""
+    """Converts a grey image to float32 (1, 1, H, W), 1 where it is 128 or brighter, else 0."""
     pixels = torch.from_numpy(np.array(mask.convert("L")))
     return (pixels >= 128)[None, None].float()
 
 
 def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int) -> torch.Tensor:
-    """`result` inside the mask, `person` outside it, blended over a seam that lies wholly inside the mask.
+    """Takes `result` inside the mask and `person` outside it, blended over a seam that lies wholly inside the mask.
 
     Args:
         person: float (B, H, W, 3) in [0, 1].
@@ -87,7 +87,7 @@ def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feat
 
 
 def _over_windows(pool: Callable[..., torch.Tensor], plane: torch.Tensor, radius: int) -> torch.Tensor:
-    """`pool` over the square around each pixel of (1, 1, H, W), along one axis after the other, edges repeated."""
+    """Pools the square around each pixel of (1, 1, H, W), along one axis after the other, edges repeated."""
     plane = F.pad(plane, (radius,) * 4, mode="replicate")
     for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
         plane = pool(plane, window, stride=1)

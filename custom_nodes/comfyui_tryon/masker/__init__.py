@@ -1,6 +1,10 @@
-"""Agnostic masks for CatVTON: which part of a person picture is garment."""
+"""Finds which part of a person image is garment: the agnostic masks that CatVTON was trained with.
 
-from .agnostic import CLOTH_TYPES, LabelMaps, NoPersonFound
+Plain torch and numpy; this package knows nothing of HTTP or of ComfyUI.
+"""
+
+from .agnostic import CLOTH_TYPES, LabelMaps
+from .base import Masker, NoPersonFound
 from .checkpoints import CheckpointError
 from .geometric import GeometricMasker
 from .schp_densepose import SchpDensePoseMasker
@@ -11,6 +15,7 @@ __all__ = [
     "CheckpointError",
     "GeometricMasker",
     "LabelMaps",
+    "Masker",
     "NoPersonFound",
     "SchpDensePoseMasker",
     "SegformerMasker",

@@ -1,4 +1,4 @@
-"""CatVTON's agnostic mask: from label maps of a person to the area where the garment goes.
+"""Computes CatVTON's agnostic mask: from label maps of a person to the area where the garment goes.
 
 The published logic (`model/cloth_masker.py`) with numpy, scipy and Pillow in place of OpenCV: the same mask up to a few
 pixels on its outline, at any size.
@@ -84,12 +84,8 @@ _RULES = {
 }
 
 
-class NoPersonFound(ValueError):
-    """The picture shows nobody that the masker could dress."""
-
-
 class LabelMaps(NamedTuple):
-    """What the parsers say of each pixel; uint8 (H, W) each."""
+    """Holds what the parsers say of each pixel; uint8 (H, W) each."""
 
     densepose: np.ndarray
     """DensePose's fine body parts, 0 (background) to 24, of the person to dress."""
@@ -99,16 +95,8 @@ class LabelMaps(NamedTuple):
     """Indices into `LIP_LABELS`."""
 
 
-def check_request(person: np.ndarray, cloth_type: str) -> None:
-    """Raises ValueError unless `person` is uint8 (H, W, 3) with H, W >= 1 and `cloth_type` is one of `CLOTH_TYPES`."""
-    if cloth_type not in CLOTH_TYPES:
-        raise ValueError(f"cloth_type is {cloth_type!r}; give one of {', '.join(CLOTH_TYPES)}")
-    if person.dtype != np.uint8 or person.ndim != 3 or person.shape[2] != 3 or 0 in person.shape:
-        raise ValueError(f"person must be a uint8 (H, W, 3) RGB picture, not {person.dtype} {person.shape}")
-
-
 def agnostic_mask(maps: LabelMaps, cloth_type: str, *, mask_grow: int = 0, square: bool = False) -> np.ndarray:
-    """The garment area that CatVTON was trained on, as `AutoMasker.cloth_agnostic_mask` computes it.
+    """Computes the garment area that CatVTON was trained on, as `AutoMasker.cloth_agnostic_mask` does.
 
     Args:
         maps: the three label maps, uint8 (H, W) of one size.
@@ -148,12 +136,12 @@ def agnostic_mask(maps: LabelMaps, cloth_type: str, *, mask_grow: int = 0, squar
 
 
 def reshape_area(area: np.ndarray, protect: np.ndarray, mask_grow: int, square: bool) -> np.ndarray:
-    """A caller's wishes on top of a finished mask.
+    """Grows, shrinks or squares a finished mask.
 
     Args:
         area: bool (H, W), the garment area.
         protect: bool (H, W), pixels that are never masked.
-        mask_grow: pixels (Euclidean) to add around the area; negative shrinks it, but not at the picture's edge.
+        mask_grow: pixels (Euclidean) to add around the area; negative shrinks it, but not at the image's edge.
         square: mask the bounding box instead, so that the outline of the worn garment does not show.
 
     Returns:
@@ -171,7 +159,7 @@ def reshape_area(area: np.ndarray, protect: np.ndarray, mask_grow: int, square: 
 
 
 def dilate(plane: np.ndarray, size: int) -> np.ndarray:
-    """Dilation of a bool plane (H, W) by a `size` x `size` square, `size` odd; nothing beyond the border."""
+    """Dilates a bool plane (H, W) by a `size` x `size` square, `size` odd; all is clear beyond the border."""
     radius = size // 2
     for axis in (0, 1):
         padded = np.pad(plane, [(radius, radius) if axis == a else (0, 0) for a in (0, 1)])
@@ -183,7 +171,7 @@ def dilate(plane: np.ndarray, size: int) -> np.ndarray:
 
 
 def fill_hulls(area: np.ndarray) -> np.ndarray:
-    """Each 8-connected part of a bool plane (H, W), filled to its convex hull."""
+    """Fills each 8-connected part of a bool plane (H, W) to its convex hull."""
     parts, _ = ndimage.label(area, np.ones((3, 3)))
     filled = area.copy()
     for index, window in enumerate(ndimage.find_objects(parts), 1):
@@ -194,7 +182,7 @@ def fill_hulls(area: np.ndarray) -> np.ndarray:
         points = np.concatenate([np.stack([left, rows], 1), np.stack([right, rows], 1)])
         try:
             outline = points[ConvexHull(points).vertices]
-        except QhullError:  # all on one line: its own hull
+        except QhullError:  # all pixels are on one line, which is its own hull
             continue
         hull = Image.new("1", (width, height))
         ImageDraw.Draw(hull).polygon(outline.ravel().tolist(), fill=1, outline=1)
@@ -217,14 +205,14 @@ def _where(labels: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
 
 
 def _dilate_coarsely(plane: np.ndarray, size: int) -> np.ndarray:
-    """Two dilations on every fourth pixel, as published, for sizes that are no multiple of 4 too."""
+    """Dilates twice on every fourth pixel, as published; sizes need not be multiples of 4."""
     height, width = plane.shape
     coarse = dilate(dilate(plane[::4, ::4], size), size)
     return coarse.repeat(4, 0).repeat(4, 1)[:height, :width]
 
 
 def _spread(plane: np.ndarray, size: int) -> np.ndarray:
-    """Where a bool plane, blurred by a `size` x `size` Gaussian with OpenCV's automatic sigma, is 25 of 255 or more."""
+    """Finds where a bool plane is 25 of 255 or more after a `size` x `size` Gaussian with OpenCV's automatic sigma."""
     sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
     kernel = np.exp(-0.5 * ((np.arange(size) - size // 2) / sigma) ** 2)
     kernel /= kernel.sum()

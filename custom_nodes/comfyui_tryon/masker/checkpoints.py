@@ -1,4 +1,4 @@
-"""Published checkpoint files: only tensors are read, nothing in a file is ever run, every name and shape is checked."""
+"""Reads published checkpoint files: tensors only, nothing in a file is ever run, every name and shape is checked."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 _EPSILON = 1e-5  # of every batch norm in the published networks
-_REMEDY = "Delete it and download the published file again."
+REMEDY = "Delete it and download the published file again."
 
 
 class CheckpointError(ValueError):
@@ -19,7 +19,7 @@ class CheckpointError(ValueError):
 
 
 def missing(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Those of `names` (paths in `folder`) that are no files or empty ones."""
+    """Lists those of `names` (paths in `folder`) that are missing or empty."""
     return [file for name in names if not (file := Path(folder) / name).is_file() or not file.stat().st_size]
 
 
@@ -33,56 +33,56 @@ def reading(file: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing. Download the published file to this place.") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file} was not loaded, because it is damaged or unsafe. {_REMEDY}") from error
+        raise CheckpointError(f"{file} was not loaded, because it is damaged or unsafe. {REMEDY}") from error
     except Exception as error:
-        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error}). {_REMEDY}") from error
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error}). {REMEDY}") from error
 
 
 def read_torch(file: Path) -> object:
-    """What a `.pth` file holds, on the CPU.
+    """Returns the content of a `.pth` file, on the CPU.
 
     Raises:
-        CheckpointError: no such file, damaged, or it holds more than tensors and plain containers.
+        CheckpointError: the file is missing or damaged, or holds more than tensors and plain containers.
     """
     with reading(file):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def read_array_pickle(file: Path) -> object:
-    """What a `.pkl` file of numpy arrays (detectron2's model zoo format) holds.
+    """Returns the content of a `.pkl` file of numpy arrays (detectron2's model zoo format).
 
     Raises:
-        CheckpointError: no such file, damaged, or it holds more than arrays and plain containers.
+        CheckpointError: the file is missing or damaged, or holds more than arrays and plain containers.
     """
     with reading(file), open(file, "rb") as stream:
         return _ArrayUnpickler(stream, encoding="latin1").load()
 
 
 def as_weights(entries: object, file: Path) -> dict[str, torch.Tensor]:
-    """`entries`, read from `file`, as float32 tensors by name.
+    """Converts `entries`, read from `file`, to float32 tensors by name.
 
     Raises:
         CheckpointError: `entries` is not a mapping from names to tensors or arrays of floats.
     """
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{file} holds no weights where the published file has them. {_REMEDY}")
+        raise CheckpointError(f"{file} holds no weights where the published file has them. {REMEDY}")
     weights = {}
     for name, value in entries.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             value = torch.from_numpy(np.require(value, np.float32, ["C", "W"]))
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{file} holds {type(value).__name__} for weights under {name!r}. {_REMEDY}")
+            raise CheckpointError(f"{file} holds {type(value).__name__} for weights under {name!r}. {REMEDY}")
         weights[name] = value.float()
     return weights
 
 
 def fold_norms(weights: dict[str, torch.Tensor], conv_of: Callable[[str], str], file: Path) -> dict[str, torch.Tensor]:
-    """`weights` with every batch norm folded into the convolution before it.
+    """Folds every batch norm of `weights` into the convolution before it.
 
     Args:
         weights: float32 tensors by name; a norm N has N.weight, N.bias, N.running_mean and N.running_var.
-        conv_of: from a norm's name to its convolution's.
-        file: where they are from.
+        conv_of: maps a norm's name to its convolution's.
+        file: where they are from, for the error.
 
     Raises:
         CheckpointError: a norm or its convolution is incomplete or of another width.
@@ -93,9 +93,9 @@ def fold_norms(weights: dict[str, torch.Tensor], conv_of: Callable[[str], str], 
         conv = f"{conv_of(norm)}.weight"
         absent = [name for name in (*parts, conv) if name not in weights]
         if absent:
-            raise CheckpointError(f"{file} is of another network: it lacks {absent[0]!r}. {_REMEDY}")
+            raise CheckpointError(f"{file} is of another network: it lacks {absent[0]!r}. {REMEDY}")
         if any(weights[name].shape != weights[conv].shape[:1] for name in parts):
-            raise CheckpointError(f"{file} is of another network: {norm!r} does not fit {conv!r}. {_REMEDY}")
+            raise CheckpointError(f"{file} is of another network: {norm!r} does not fit {conv!r}. {REMEDY}")
         gamma, beta, mean, variance = (folded.pop(name) for name in parts)
         scale = gamma / (variance + _EPSILON).sqrt()
         folded[conv] = weights[conv] * scale.view(-1, *[1] * (weights[conv].ndim - 1))
@@ -107,19 +107,19 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], file: Path
     """Puts `weights`, read from `file`, into `module` as `dtype`, replacing its parameters (which may be meta tensors).
 
     Raises:
-        CheckpointError: a name too few or too many, another shape, a value that is not finite.
+        CheckpointError: a name is missing or unknown, a shape differs, or a value is not finite.
     """
     expected = module.state_dict()
     for verb, names in (("lacks", expected.keys() - weights.keys()), ("has", weights.keys() - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{file} is of another network: it {verb} {min(names)!r}{more}. {_REMEDY}")
+            raise CheckpointError(f"{file} is of another network: it {verb} {min(names)!r}{more}. {REMEDY}")
     for name, parameter in expected.items():
         shape, wanted = tuple(weights[name].shape), tuple(parameter.shape)
         if shape != wanted:
-            raise CheckpointError(f"{file} is of another network: {name!r} is {shape}, not {wanted}. {_REMEDY}")
+            raise CheckpointError(f"{file} is of another network: {name!r} is {shape}, not {wanted}. {REMEDY}")
         if not weights[name].isfinite().all():
-            raise CheckpointError(f"{file} is damaged: {name!r} holds values that are not finite. {_REMEDY}")
+            raise CheckpointError(f"{file} is damaged: {name!r} holds values that are not finite. {REMEDY}")
     module.load_state_dict({name: weights[name].to(dtype) for name in expected}, assign=True)
     module.requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -131,8 +131,8 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 def _array_callables() -> dict[tuple[str, str], object]:
-    """All that a pickle of arrays may name. numpy 1 and 2 keep the first three under different modules."""
-    array = np.zeros(1, np.float32)
+    """Maps all that a pickle of arrays may name; numpy 1 and 2 keep three of them under different modules."""
+    array = np.zeros(1, np.float32)  # whose pickles give away the private functions
     reconstruct, scalar, from_buffer = array.__reduce__()[0], array[0].__reduce__()[0], array.__reduce_ex__(5)[0]
     allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _encode_latin1}
     for core in ("numpy.core", "numpy._core"):

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
-from .checkpoints import CheckpointError, as_weights, fold_norms, load_weights, read_array_pickle
+from .checkpoints import REMEDY, CheckpointError, as_weights, fold_norms, load_weights, read_array_pickle
 
-_LONGEST = 1024  # pixels of the picture that is parsed
+_LONGEST = 1024  # pixels of the image that is parsed
 _SHORT_SIDE, _LONG_SIDE = 800, 1333  # pixels of what the network sees
 _MEAN_BGR = (103.53, 116.28, 123.675)
 _STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's levels p2 to p6
@@ -29,10 +30,10 @@ _UNUSED = ("roi_heads.densepose_predictor.u_lowres.", "roi_heads.densepose_predi
 
 
 class People(NamedTuple):
-    """Who is in a picture, and the body parts of one of them."""
+    """Holds who is in an image, and the body parts of one of them."""
 
     boxes: np.ndarray
-    """float32 (N, 4), N >= 1: x0, y0, x1, y1 in pixels of the picture, highest score first."""
+    """float32 (N, 4), N >= 1: x0, y0, x1, y1 in pixels of the image, highest score first."""
     chosen: int
     """Index of the person that `labels` is about."""
     labels: np.ndarray
@@ -45,20 +46,20 @@ class DensePose(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = _Fpn()
-        self.proposal_generator = nn.ModuleDict({"rpn_head": _RpnHead()})
+        self.proposal_generator = _ProposalGenerator()
         self.roi_heads = _RoiHeads()
 
     @classmethod
     @torch.inference_mode(False)  # a host may load inside and move outside inference mode
     def load(cls, file: Path, dtype: torch.dtype) -> "DensePose":
-        """The network with the weights of the published `model_final_162be9.pkl`.
+        """Loads the network, on the CPU, with the weights of the published `model_final_162be9.pkl`.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or of another network.
         """
         saved = read_array_pickle(file)
         if not isinstance(saved, dict) or "model" not in saved:
-            raise CheckpointError(f"{file} is no DensePose checkpoint: it has no 'model'. Download the published file.")
+            raise CheckpointError(f"{file} is not a DensePose checkpoint: it lacks 'model'. {REMEDY}")
         weights = as_weights(saved["model"], file)
         weights = {name: value for name, value in weights.items() if not name.startswith(_UNUSED)}
         with torch.device("meta"):
@@ -68,26 +69,25 @@ class DensePose(nn.Module):
 
     @torch.inference_mode()
     def parse(self, person: np.ndarray, largest: bool = False) -> People | None:
-        """The people in a picture and the parts of the one with the highest score.
+        """Finds the people in an image and labels the body parts of the one with the highest score.
 
         Args:
             person: uint8 (H, W, 3) RGB, any size.
             largest: label the one with the largest box instead.
 
         Returns:
-            None if there is nobody with a score above 0.8.
+            The people, or None where nobody has a score above 0.8.
         """
         height, width = person.shape[:2]
         h, w = _fitted(height, width, 1.0, _LONGEST)
-        picture = person if (h, w) == (height, width) else _resize(person, h, w)
+        image = person if (h, w) == (height, width) else _resize(person, h, w)
         seen = _fitted(h, w, _SHORT_SIDE / min(h, w), _LONG_SIDE)
-        pixels = Image.fromarray(picture).resize(seen[::-1], Image.Resampling.BILINEAR)
+        pixels = Image.fromarray(image).resize(seen[::-1], Image.Resampling.BILINEAR)
 
         features = self.backbone(self._normalise(np.array(pixels)))
-        proposals = self.proposal_generator["rpn_head"].propose(features, seen)
+        proposals = self.proposal_generator.rpn_head.propose(features, seen)
         found = self.roi_heads.detect(features[:4], proposals, seen)
-        boxes = found * found.new_tensor([w / seen[1], h / seen[0]] * 2)
-        boxes = _clipped(boxes, (h, w))
+        boxes = clip_boxes_to_image(found * found.new_tensor([w / seen[1], h / seen[0]] * 2), (h, w))
         kept = _not_empty(boxes)
         found, boxes = found[kept], boxes[kept]
         if not len(boxes):
@@ -95,14 +95,14 @@ class DensePose(nn.Module):
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         chosen = int(areas.argmax()) if largest else 0
         coarse, fine = self.roi_heads.label(features[:4], found[chosen : chosen + 1])
-        labels = Image.fromarray(_paste(coarse, fine, boxes[chosen].tolist(), h, w))
-        labels = np.array(labels.resize((width, height), Image.Resampling.NEAREST))
+        parts = Image.fromarray(_paste(coarse, fine, boxes[chosen].tolist(), h, w))
+        labels = np.array(parts.resize((width, height), Image.Resampling.NEAREST))
         scale = np.array([width / w, height / h] * 2, np.float32)
         return People(boxes.float().cpu().numpy() * scale, chosen, labels)
 
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
-        """(1, 3, H', W') BGR for the backbone, H' and W' multiples of 32, of RGB (H, W, 3)."""
-        weight = self.backbone.fpn_output2.weight
+        """Converts RGB (H, W, 3) to BGR (1, 3, H', W') for the backbone, H' and W' multiples of 32."""
+        weight = next(self.parameters())
         planes = torch.from_numpy(pixels).to(weight.device).permute(2, 0, 1)[None].flip(1).float()
         planes = planes - torch.tensor(_MEAN_BGR, device=weight.device).view(1, 3, 1, 1)
         height, width = planes.shape[2:]
@@ -110,20 +110,26 @@ class DensePose(nn.Module):
 
 
 def _fitted(height: int, width: int, scale: float, longest: int) -> tuple[int, int]:
-    """(height, width) times `scale`, or less so that no side is longer than `longest`."""
+    """Scales (height, width) by `scale`, or by less so that no side is longer than `longest`."""
     scale = min(scale, longest / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear without antialiasing, as `cv2.resize` does."""
-    planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes bilinearly without antialiasing, as `cv2.resize` does."""
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     planes = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False)
     return planes[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
 def _paste(coarse: torch.Tensor, fine: torch.Tensor, box: list[float], height: int, width: int) -> np.ndarray:
-    """Labels uint8 (height, width) from a box's logits: coarse (1, 2, S, S), body or not, and fine (1, 25, S, S)."""
+    """Labels the box's inside in uint8 (height, width).
+
+    Args:
+        coarse: logits (1, 2, S, S): background or body.
+        fine: logits (1, 25, S, S): which part.
+        box: x0, y0, x1, y1 in pixels.
+    """
     x, y, x_end, y_end = box
     size = (max(1, int(y_end - y)), max(1, int(x_end - x)))
     coarse, fine = (F.interpolate(part.float(), size, mode="bilinear", align_corners=False) for part in (coarse, fine))
@@ -135,17 +141,12 @@ def _paste(coarse: torch.Tensor, fine: torch.Tensor, box: list[float], height: i
     return pasted
 
 
-def _clipped(boxes: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
-    height, width = limits
-    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-
-
 def _not_empty(boxes: torch.Tensor) -> torch.Tensor:
     return ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
 
 
 def _decode(deltas: torch.Tensor, boxes: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
-    """Boxes (N, 4) moved and scaled by regressed `deltas` (N, 4), whose parts are divided by `weights` first."""
+    """Moves and scales boxes (N, 4) by regressed `deltas` (N, 4), whose parts are divided by `weights` first."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     middles = boxes[:, :2] + 0.5 * sizes
     middles = middles + deltas[:, :2] / weights[0] * sizes
@@ -181,14 +182,14 @@ class _ResNet50(nn.Module):
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         x = F.max_pool2d(F.relu(self.stem["conv1"](pixels)), 3, 2, 1)
         levels = []
-        for stage in (self.res2, self.res3, self.res4, self.res5):
-            x = stage(x)
+        for level in (2, 3, 4, 5):
+            x = self.get_submodule(f"res{level}")(x)
             levels.append(x)
         return levels
 
 
 class _Fpn(nn.Module):
-    """Feature pyramid p2 to p6, 256 channels each."""
+    """Computes the feature pyramid p2 to p6, 256 channels each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +199,8 @@ class _Fpn(nn.Module):
             self.add_module(f"fpn_output{level}", nn.Conv2d(256, 256, 3, padding=1))
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        above, pyramid = None, []
+        above: torch.Tensor | None = None
+        pyramid: list[torch.Tensor] = []
         for level, x in reversed(list(enumerate(self.bottom_up(pixels), 2))):
             x = self.get_submodule(f"fpn_lateral{level}")(x)
             if above is not None:
@@ -206,6 +208,12 @@ class _Fpn(nn.Module):
             above = x
             pyramid.insert(0, self.get_submodule(f"fpn_output{level}")(x))
         return [*pyramid, F.max_pool2d(pyramid[-1], 1, 2)]
+
+
+class _ProposalGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rpn_head = _RpnHead()
 
 
 class _RpnHead(nn.Module):
@@ -216,9 +224,7 @@ class _RpnHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(256, 4 * len(_RATIOS), 1)
 
     def propose(self, pyramid: list[torch.Tensor], limits: tuple[int, int]) -> torch.Tensor:
-        """Boxes (N, 4), N <= 1000, within (height, width) `limits`, that may hold somebody."""
-        from torchvision.ops import batched_nms
-
+        """Returns boxes (N, 4), N <= 1000, within (height, width) `limits`, that may hold somebody."""
         boxes, scores, levels = [], [], []
         for level, (features, stride) in enumerate(zip(pyramid, _STRIDES, strict=True)):
             x = F.relu(self.conv(features))
@@ -228,14 +234,14 @@ class _RpnHead(nn.Module):
             boxes.append(_decode(deltas[index], _anchors(features, stride)[index], (1.0, 1.0)))
             scores.append(top)
             levels.append(torch.full_like(index, level))
-        box, score, level = _clipped(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
+        box, score, origin = clip_boxes_to_image(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
         kept = _not_empty(box) & box.isfinite().all(1) & score.isfinite()
-        box, score, level = box[kept], score[kept], level[kept]
-        return box[batched_nms(box, score, level, 0.7)[:_PROPOSALS]]
+        box, score, origin = box[kept], score[kept], origin[kept]
+        return box[batched_nms(box, score, origin, 0.7)[:_PROPOSALS]]
 
 
 def _anchors(features: torch.Tensor, stride: int) -> torch.Tensor:
-    """(H * W * ratios, 4) boxes around the corners of `features`' cells."""
+    """Returns (H * W * ratios, 4) boxes around the corners of `features`' cells."""
     ratios = torch.tensor(_RATIOS, device=features.device)
     widths = 8 * stride / ratios.sqrt()
     half = torch.stack([widths, widths * ratios], 1) / 2
@@ -261,26 +267,23 @@ class _RoiHeads(nn.Module):
         )
 
     def detect(self, pyramid: list[torch.Tensor], proposals: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
-        """Boxes (N, 4), N <= 100, of the people, highest score first."""
-        from torchvision.ops import nms
-
+        """Returns boxes (N, 4), N <= 100, of the people, highest score first."""
         sizes = proposals[:, 2:] - proposals[:, :2]
         level = (4 + torch.log2(sizes.prod(1).sqrt() / 224 + 1e-8)).floor().clamp(2, 5)
-        dtype = self.box_head["fc1"].weight.dtype
-        pooled = proposals.new_zeros((len(proposals), 256, 7, 7), dtype=dtype)
+        pooled = proposals.new_zeros((len(proposals), 256, 7, 7), dtype=pyramid[0].dtype)
         for index, (features, stride) in enumerate(zip(pyramid, _STRIDES, strict=False)):
             here = (level == index + 2).nonzero()[:, 0]
             pooled[here] = _roi_align(features, proposals[here], 7, stride)
         x = F.relu(self.box_head["fc2"](F.relu(self.box_head["fc1"](pooled.flatten(1)))))
         scores = self.box_predictor["cls_score"](x).float().softmax(1)[:, 0]
         boxes = _decode(self.box_predictor["bbox_pred"](x).float(), proposals, (10.0, 5.0))
-        boxes = _clipped(boxes, limits)
+        boxes = clip_boxes_to_image(boxes, limits)
         likely = (scores > _MIN_SCORE) & boxes.isfinite().all(1)
         boxes, scores = boxes[likely], scores[likely]
         return boxes[nms(boxes, scores, 0.5)[:_MAX_PEOPLE]]
 
     def label(self, pyramid: list[torch.Tensor], box: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the inside of `box` (1, 4): body or not (1, 2, 112, 112), and part (1, 25, 112, 112)."""
+        """Returns logits of the inside of `box` (1, 4): body or not (1, 2, 112, 112), and part (1, 25, 112, 112)."""
         x = _roi_align(self.decoder(pyramid), box, 28, _STRIDES[0])
         for conv in self.densepose_head.values():
             x = F.relu(conv(x))
@@ -292,9 +295,7 @@ class _RoiHeads(nn.Module):
 
 
 def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    """`boxes` (N, 4) cut out of `features` (1, C, H, W): (N, C, size, size). In fp32, since not every dtype has it."""
-    from torchvision.ops import roi_align  # seconds to import
-
+    """Cuts `boxes` (N, 4) out of `features` (1, C, H, W): (N, C, size, size). In fp32, since not every dtype has it."""
     pooled = roi_align(features.float(), [boxes], size, 1 / stride, sampling_ratio=2, aligned=False)
     return pooled.to(features.dtype)
 
@@ -310,11 +311,11 @@ class _Decoder(nn.Module):
         self.predictor = nn.Conv2d(256, 256, 1)
 
     def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
-        total = 0
-        for branch, x in zip((self.p2, self.p3, self.p4, self.p5), pyramid, strict=True):
-            for conv in branch.values():
+        total: torch.Tensor | None = None
+        for level, x in enumerate(pyramid, 2):
+            for conv in self.get_submodule(f"p{level}").children():
                 x = F.relu(conv(x))
-                if branch is not self.p2:
+                if level > 2:
                     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            total = total + x
+            total = x if total is None else total + x
         return self.predictor(total)

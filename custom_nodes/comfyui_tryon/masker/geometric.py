@@ -1,14 +1,13 @@
-"""Garment areas from body proportions alone: no weights, for pictures of one standing person."""
+"""Finds garment areas by body proportions alone: without weights, in images of one standing person."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
-from torch import nn
 
-from .agnostic import check_request, reshape_area
+from .agnostic import reshape_area
+from .base import Callback, Masker
 
 # Body in head heights: x from the body's axis, y down from the top of the hair.
 _TORSO = [(-0.28, 1.1), (0.28, 1.1), (0.84, 1.3), (0.74, 2.4), (0.78, 3.2), (-0.78, 3.2), (-0.74, 2.4), (-0.84, 1.3)]
@@ -26,7 +25,7 @@ _SLEEVED = ("upper", "overall", "outer")
 
 
 class _Body(NamedTuple):
-    """Where the body is, in pixels."""
+    """Places the body, in pixels."""
 
     axis: float  # x of the trunk's middle
     head_axis: float  # x of the head's middle
@@ -35,39 +34,17 @@ class _Body(NamedTuple):
     breadth: float  # relative to the average
 
 
-class GeometricMasker(nn.Module):
+class GeometricMasker(Masker):
     """Draws the garment where it is on an average body standing upright.
 
     The body's place and size come from what differs from the background when that is plain, else a person from head to
-    knees in the middle of the picture is assumed. There is no model behind it, so it never reports `NoPersonFound`.
+    knees in the middle of the image is assumed. There is no model behind it: it never raises `NoPersonFound`, and
+    `largest` changes nothing.
     """
 
-    def mask(
-        self,
-        person: np.ndarray,
-        cloth_type: str,
-        *,
-        mask_grow: int = 0,
-        square: bool = False,
-        largest: bool = False,
-        callback: Callable[[], None] | None = None,
+    def _mask(
+        self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
     ) -> np.ndarray:
-        """The garment area, uint8 (H, W) in {0, 255}.
-
-        Args:
-            person: uint8 (H, W, 3) RGB, any size.
-            cloth_type: one of `CLOTH_TYPES`.
-            mask_grow: pixels to add around the area; negative shrinks it. The head and hands stay clear.
-            square: mask the area's bounding box, less head and hands.
-            largest: nothing to choose here; taken for the sake of the other maskers' interface.
-            callback: called once before the work; may raise to stop it.
-
-        Raises:
-            ValueError: no uint8 RGB picture, or an unknown cloth type.
-        """
-        check_request(person, cloth_type)
-        if callback:
-            callback()
         height, width = person.shape[:2]
         body = _find_body(person) or _assumed_body(width, height)
         area, protect = _draw(body, cloth_type, width, height)
@@ -80,7 +57,7 @@ def _assumed_body(width: int, height: int) -> _Body:
 
 
 def _find_body(person: np.ndarray) -> _Body | None:
-    """The body in front of a plain background, or None where the background is not plain."""
+    """Finds the body in front of a plain background; None where the background is not plain."""
     height, width = person.shape[:2]
     scale = max(1.0, max(height, width) / 192)
     w, h = round(width / scale), round(height / scale)
@@ -113,14 +90,13 @@ def _find_body(person: np.ndarray) -> _Body | None:
         head = min(max(wide / _HEADS_WIDE, head), tall / (_HEADS_TALL - 0.6))
     axis = float(np.median(np.nonzero(figure)[1])) + 0.5
     head_axis = float(np.median(np.nonzero(figure[top : top + max(1, round(head))])[1])) + 0.5
-    if rows[-1] < h - 1:
-        top = int(rows[-1]) + 1 - _HEADS_TALL * head
+    crown = float(top) if rows[-1] == h - 1 else int(rows[-1]) + 1 - _HEADS_TALL * head
     breadth = min(max(wide / (_HEADS_WIDE * head), 0.8), 1.15)
-    return _Body(axis * width / w, head_axis * width / w, top * height / h, head * height / h, breadth)
+    return _Body(axis * width / w, head_axis * width / w, crown * height / h, head * height / h, breadth)
 
 
 def _draw(body: _Body, cloth_type: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The garment's outline, and head and hands, which are to be kept clear; bool (H, W) each."""
+    """Draws the garment, and the head and hands that stay clear; bool (H, W) each."""
     axis, head_axis, top, head, breadth = body
 
     def place(points: list[tuple[float, float]], side: int = 1) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoints import CheckpointError, as_weights, fold_norms, load_weights, read_torch
+from .checkpoints import REMEDY, CheckpointError, as_weights, fold_norms, load_weights, read_torch
 
 # BGR statistics, which the published AutoMasker applies to RGB pixels.
 _MEAN, _STD = (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)
@@ -20,7 +20,7 @@ _UNUSED = ("edge.conv4.", "edge.conv5.", "decoder.conv4.")  # outputs that only 
 
 
 class Schp(nn.Module):
-    """Labels each pixel of a picture with one of `classes` garments and body parts.
+    """Labels each pixel of an image with one of `classes` garments and body parts.
 
     Args:
         classes: 18 for ATR, 20 for LIP.
@@ -45,14 +45,14 @@ class Schp(nn.Module):
     @classmethod
     @torch.inference_mode(False)  # a host may load inside and move outside inference mode
     def load(cls, file: Path, classes: int, side: int, dtype: torch.dtype) -> "Schp":
-        """The network with the weights of a published `exp-schp-*.pth` file.
+        """Loads the network, on the CPU, with the weights of a published `exp-schp-*.pth` file.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or of another network.
         """
         saved = read_torch(file)
         if not isinstance(saved, dict) or "state_dict" not in saved:
-            raise CheckpointError(f"{file} is no SCHP checkpoint: it has no 'state_dict'. Download the published file.")
+            raise CheckpointError(f"{file} is not an SCHP checkpoint: it lacks 'state_dict'. {REMEDY}")
         weights = {name.removeprefix("module."): value for name, value in as_weights(saved["state_dict"], file).items()}
         weights = {
             name: value
@@ -66,9 +66,9 @@ class Schp(nn.Module):
 
     @torch.inference_mode()
     def parse(self, person: torch.Tensor) -> torch.Tensor:
-        """Labels, uint8 (H, W), of `person`, uint8 (H, W, 3) RGB on this module's device."""
+        """Labels `person`, uint8 (H, W, 3) RGB on this module's device; returns uint8 (H, W)."""
         height, width = person.shape[:2]
-        device, dtype, side = person.device, self.fushion[-1].weight.dtype, self.side
+        device, dtype, side = person.device, next(self.parameters()).dtype, self.side
         scale = (side - 1) / max(width - 1, height - 1, 1)
 
         def positions(count: int, step: float, other: int) -> torch.Tensor:
@@ -84,7 +84,7 @@ class Schp(nn.Module):
         return torch.cat(strips)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Class logits (B, classes, S/4, S/4) of normalised pixels (B, 3, S, S)."""
+        """Computes class logits (B, classes, S/4, S/4) of normalised pixels (B, 3, S, S)."""
         x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(pixels))))))
         x1 = self.layer1(F.max_pool2d(x, 3, 2, 1))
         x2 = self.layer2(x1)
@@ -94,14 +94,14 @@ class Schp(nn.Module):
 
 
 def _conv_of(norm: str) -> str:
-    """Published names: convN goes with bnN, a sequence's n-th entry with the next."""
+    """Names the convolution before a norm: convN for bnN, the entry before it in a sequence."""
     head, _, last = norm.rpartition(".")
     conv = last.replace("bn", "conv") if last.startswith("bn") else str(int(last) - 1) if last.isdigit() else last
     return f"{head}.{conv}" if head else conv
 
 
 def _opencv_positions(count: int, step: float, other_middle: float) -> np.ndarray:
-    """Where `count` pixels of one axis lie on an axis with another scale when both middles meet; float32 (count,).
+    """Places `count` pixels of one axis on an axis of another scale, so that both middles meet; float32 (count,).
 
     `step` is the distance there of two neighbours here. Rounded to 1/32 pixel exactly as `cv2.warpAffine` does it: the
     networks see pixels that were interpolated at these places.
@@ -112,7 +112,7 @@ def _opencv_positions(count: int, step: float, other_middle: float) -> np.ndarra
 
 
 def _sample(planes: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Bilinear values of `planes` (1, C, H, W) at the crossings of `rows` and `columns`; zero beyond the border."""
+    """Reads `planes` (1, C, H, W) bilinearly where `rows` and `columns` cross; zero beyond the border."""
     planes = F.pad(planes, (1, 1, 1, 1))
     for axis, positions in ((2, rows), (3, columns)):
         below = positions.floor()
@@ -128,7 +128,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 1) -> nn.Conv2d:
 
 
 def _activation(places: int) -> list[nn.Module]:
-    """A leaky ReLU that takes as many places in a sequence as the published layers it stands for."""
+    """Makes a leaky ReLU that takes as many places in a sequence as the published layers it stands for."""
     return [nn.LeakyReLU(0.01), *[nn.Identity()] * (places - 1)]
 
 

@@ -1,42 +1,45 @@
 """The published AutoMasker: two SCHP parsers and DensePose, from CatVTON's own weight files."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import nn
 
-from .agnostic import LabelMaps, NoPersonFound, agnostic_mask, check_request
-from .checkpoints import missing
-from .densepose import DensePose, People
+from .agnostic import LabelMaps
+from .base import Callback, NoPersonFound, ParserMasker
 from .schp import Schp
+
+if TYPE_CHECKING:
+    from .densepose import DensePose, People
 
 _ATR = "SCHP/exp-schp-201908301523-atr.pth"
 _LIP = "SCHP/exp-schp-201908261155-lip.pth"
 _DENSEPOSE = "DensePose/model_final_162be9.pkl"
 
 
-class SchpDensePoseMasker(nn.Module):
-    """Masks as CatVTON was trained with. Computes on the device and in the dtype of its parameters."""
+class SchpDensePoseMasker(ParserMasker):
+    """Masks as CatVTON was trained with.
+
+    Dresses the person with the highest score above 0.8 or, of `largest`, the largest box; others are left alone.
+    """
 
     def __init__(self, atr: Schp, lip: Schp, densepose: DensePose) -> None:
         super().__init__()
         self.atr, self.lip, self.densepose = atr, lip, densepose
 
-    @staticmethod
-    def missing_files(folder: Path) -> list[Path]:
-        """The weight files that `load` needs and `folder` lacks."""
-        return missing(folder, (_ATR, _LIP, _DENSEPOSE))
-
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "SchpDensePoseMasker":
-        """The masker on the CPU from a download of CatVTON's repository (`zhengchong/CatVTON`).
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> SchpDensePoseMasker:
+        """Loads the masker, on the CPU, from a download of CatVTON's repository (`zhengchong/CatVTON`).
 
         Raises:
             CheckpointError: a file is missing, damaged, unsafe or of another network; the message names it.
         """
+        from .densepose import DensePose  # imports torchvision: 3.4 s of every start without ComfyUI, if done above
+
         folder = Path(folder)
         return cls(
             Schp.load(folder / _ATR, 18, 512, dtype),
@@ -44,66 +47,32 @@ class SchpDensePoseMasker(nn.Module):
             DensePose.load(folder / _DENSEPOSE, dtype),
         )
 
-    def mask(
-        self,
-        person: np.ndarray,
-        cloth_type: str,
-        *,
-        mask_grow: int = 0,
-        square: bool = False,
-        largest: bool = False,
-        callback: Callable[[], None] | None = None,
-    ) -> np.ndarray:
-        """The garment area, uint8 (H, W) in {0, 255}.
-
-        Args:
-            person: uint8 (H, W, 3) RGB, any size.
-            cloth_type: one of `CLOTH_TYPES`.
-            mask_grow: pixels to add around the published area; negative shrinks it.
-            square: mask the area's bounding box, so that the outline of the worn garment does not show.
-            largest: of several people dress the one with the largest box, not the one with the highest score.
-            callback: called between the stages; may raise to stop the work.
-
-        Face, hands and feet stay clear (see `agnostic_mask`). People apart from the one to dress are left alone.
-
-        Raises:
-            NoPersonFound: DensePose sees nobody with a score above 0.8.
-            ValueError: no uint8 RGB picture, or an unknown cloth type.
-        """
-        check_request(person, cloth_type)
-        maps, people = self._parse(person, largest, callback)
-        if callback:
-            callback()
-        maps = _without_others(maps, people)
-        return agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square)
-
     def label_maps(self, person: np.ndarray, *, largest: bool = False) -> LabelMaps:
-        """What the three parsers say of `person`, uint8 (H, W, 3) RGB.
+        """Returns what the three parsers say of `person`, uint8 (H, W, 3) RGB.
 
         Raises:
             NoPersonFound: DensePose sees nobody with a score above 0.8.
         """
-        return self._parse(person, largest, None)[0]
+        return self._parse(person, largest, lambda: None)[0]
 
-    def _parse(
-        self, person: np.ndarray, largest: bool, callback: Callable[[], None] | None
-    ) -> tuple[LabelMaps, People]:
-        callback = callback or (lambda: None)
-        person = np.array(person, order="C")
-        callback()
+    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
+        return _without_others(*self._parse(person, largest, callback))
+
+    def _parse(self, person: np.ndarray, largest: bool, callback: Callback) -> tuple[LabelMaps, People]:
+        person = np.array(person, order="C")  # torch takes no negative strides
         people = self.densepose.parse(person, largest)
         if people is None:
-            raise NoPersonFound("no person was found in the picture; send one that shows the person clearly")
+            raise NoPersonFound
         pixels = torch.tensor(person, device=next(self.parameters()).device)
-        parsed = []
-        for parser in (self.atr, self.lip):
-            callback()
-            parsed.append(parser.parse(pixels).cpu().numpy())
-        return LabelMaps(people.labels, *parsed), people
+        callback()
+        atr = self.atr.parse(pixels).cpu().numpy()
+        callback()
+        lip = self.lip.parse(pixels).cpu().numpy()
+        return LabelMaps(people.labels, atr, lip), people
 
 
 def _without_others(maps: LabelMaps, people: People) -> LabelMaps:
-    """`maps` without the figures that lie mostly in other people's boxes and do not touch the chosen one's body."""
+    """Erases the figures that lie mostly in other people's boxes and do not touch the chosen one's body."""
     if len(people.boxes) == 1:
         return maps
     theirs = np.zeros(maps.densepose.shape, bool)

@@ -1,12 +1,12 @@
-"""Masks from one SegFormer parser (Xie et al., NeurIPS 2021) instead of SCHP and DensePose.
+"""Finds garment areas with one SegFormer parser (Xie et al., NeurIPS 2021) instead of SCHP and DensePose.
 
 For any checkpoint with ATR's labels, such as `mattmdjaga/segformer_b2_clothes`, and for `fashn-ai/fashn-human-parser`,
 whose labels tell hands, feet and torso too. Both are read through transformers from a local folder.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import nn
 
-from .agnostic import ATR_LABELS, DENSEPOSE_PARTS, LIP_LABELS, LabelMaps, NoPersonFound, agnostic_mask, check_request
+from .agnostic import ATR_LABELS, DENSEPOSE_PARTS, LIP_LABELS, LabelMaps
+from .base import Callback, NoPersonFound, ParserMasker
 from .checkpoints import CheckpointError, missing, reading
 
 # fashn-human-parser's labels in ATR's words, and the DensePose part they stand for.
@@ -42,15 +43,17 @@ _FASHN = {
 _ATR = {label.lower(): (label, None) for label in ATR_LABELS}
 _BODY = ("Face", "Hair", "Left-arm", "Right-arm", "Left-leg", "Right-leg")
 
-_LONGEST = 1024  # pixels of the label map, which is then scaled to the picture
-_MIN_BODY = 0.0005  # of the picture
+_LONGEST = 1024  # pixels of the label map, which is then scaled to the image
+_MIN_BODY = 0.0005  # of the image
 _HAND_TO_FACE = 1.2  # a hand's length in square roots of the area labelled face
 
 
-class SegformerMasker(nn.Module):
-    """Masks from a SegFormer human parser. Computes on the device and in the dtype of its parameters.
+class SegformerMasker(ParserMasker):
+    """Masks with a SegFormer human parser.
 
-    ATR's labels do not tell hands from arms; there the far end of each arm is taken for the hand.
+    ATR's labels do not tell hands from arms; there the far end of each arm is taken for the hand. No label tells a coat
+    from a shirt; "outer" takes the top for a coat. Everybody is dressed or, of `largest`, the largest of the figures
+    that stand apart.
     """
 
     def __init__(self, network: nn.Module, labels: list[tuple[str, str | None]], size: tuple[int, int]) -> None:
@@ -65,19 +68,19 @@ class SegformerMasker(nn.Module):
 
     @staticmethod
     def missing_files(folder: Path) -> list[Path]:
-        """The files that `load` needs and `folder` lacks; a `pytorch_model.bin` serves for `model.safetensors`."""
+        """Lists the files that `load` needs and `folder` lacks; `pytorch_model.bin` replaces `model.safetensors`."""
         weights = () if not missing(folder, ("pytorch_model.bin",)) else ("model.safetensors",)
         return missing(folder, ("config.json", *weights))
 
     @classmethod
     @torch.inference_mode(False)  # a host may load inside and move outside inference mode
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "SegformerMasker":
-        """The masker on the CPU from a downloaded SegFormer repository.
+        """Loads the masker, on the CPU, from a downloaded SegFormer repository.
 
         Raises:
-            CheckpointError: a file is missing, damaged, unsafe, no SegFormer, or its labels are not known.
+            CheckpointError: a file is missing, damaged, unsafe or not of a SegFormer, or its labels are unknown.
         """
-        from transformers import SegformerForSemanticSegmentation
+        from transformers import SegformerForSemanticSegmentation  # 1.2 s of every start, if done above
 
         folder = Path(folder)
         for file in cls.missing_files(folder):
@@ -102,65 +105,39 @@ class SegformerMasker(nn.Module):
         safe = folder / "model.safetensors"
         weights = safe if safe.is_file() else folder / "pytorch_model.bin"
         with reading(weights), torch.random.fork_rng(devices=[]):
-            network, report = SegformerForSemanticSegmentation.from_pretrained(
+            loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
                 folder,
                 local_files_only=True,
                 weights_only=True,
                 use_safetensors=weights == safe,
                 output_loading_info=True,
             )
+        network, report = loaded
         wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
         if wrong:
             raise CheckpointError(f"{weights} does not fit its config.json at {wrong[0]!r}. Download both files again.")
         return cls(network.to(dtype).requires_grad_(False).eval(), [known[name] for name in names], size)
 
-    def mask(
-        self,
-        person: np.ndarray,
-        cloth_type: str,
-        *,
-        mask_grow: int = 0,
-        square: bool = False,
-        largest: bool = False,
-        callback: Callable[[], None] | None = None,
-    ) -> np.ndarray:
-        """The garment area, uint8 (H, W) in {0, 255}.
-
-        Args:
-            person: uint8 (H, W, 3) RGB, any size.
-            cloth_type: one of `CLOTH_TYPES`. The labels tell no coat from a shirt: "outer" takes the top for a coat.
-            mask_grow: pixels to add around the area; negative shrinks it.
-            square: mask the area's bounding box, so that the outline of the worn garment does not show.
-            largest: dress only the largest of several figures that stand apart, not all.
-            callback: called between the stages; may raise to stop the work.
-
-        Raises:
-            NoPersonFound: less than 0.05 % of the picture is face, hair, arm or leg.
-            ValueError: no uint8 RGB picture, or an unknown cloth type.
-        """
-        check_request(person, cloth_type)
-        callback = callback or (lambda: None)
-        callback()
+    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
         maps = self.label_maps(person, largest=largest)
         if cloth_type == "outer":
             coat, top = LIP_LABELS.index("Coat"), LIP_LABELS.index("Upper-clothes")
             maps = maps._replace(lip=np.where(maps.lip == top, coat, maps.lip))
-        callback()
-        return agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square)
+        return maps
 
     def label_maps(self, person: np.ndarray, *, largest: bool = False) -> LabelMaps:
-        """The parser's labels of `person`, uint8 (H, W, 3) RGB, in the terms of the published parsers.
+        """Returns the parser's labels of `person`, uint8 (H, W, 3) RGB, in the terms of the published parsers.
 
         `densepose` holds no more than hands (3) and torso (1).
 
         Raises:
-            NoPersonFound: less than 0.05 % of the picture is face, hair, arm or leg.
+            NoPersonFound: less than 0.05 % of the image is face, hair, arm or leg.
         """
         labels = self._parse(person)
         densepose, atr, lip = (table[labels] for table in self.tables)
         body = np.isin(atr, [ATR_LABELS.index(label) for label in _BODY])
         if body.mean() < _MIN_BODY:
-            raise NoPersonFound("no person was found in the picture; send one that shows the person clearly")
+            raise NoPersonFound
         if largest:
             figures, _ = ndimage.label((atr != 0) | (densepose != 0), np.ones((3, 3)))
             sizes = np.bincount(figures.ravel())
@@ -174,11 +151,11 @@ class SegformerMasker(nn.Module):
 
     @torch.inference_mode()
     def _parse(self, person: np.ndarray) -> np.ndarray:
-        """The checkpoint's own labels, uint8 (H, W)."""
+        """Returns the checkpoint's own labels, uint8 (H, W)."""
         height, width = person.shape[:2]
         parameter = next(self.parameters())
-        pixels = Image.fromarray(np.array(person, order="C")).resize(self.size[::-1], Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(pixels)).to(parameter.device).permute(2, 0, 1)[None].float() / 255
+        image = Image.fromarray(np.array(person, order="C")).resize(self.size[::-1], Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image)).to(parameter.device).permute(2, 0, 1)[None].float() / 255
         mean, std = (
             torch.tensor(values, device=parameter.device).view(1, 3, 1, 1)
             for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -187,12 +164,12 @@ class SegformerMasker(nn.Module):
         scale = min(1.0, _LONGEST / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         labels = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].max(0).indices
-        labels = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
-        return np.array(labels.resize((width, height), Image.Resampling.NEAREST))
+        small = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
+        return np.array(small.resize((width, height), Image.Resampling.NEAREST))
 
 
 def _trained_size(file: Path) -> tuple[int, int]:
-    """(height, width) from a preprocessor_config.json; SegFormer's 512 x 512 if there is none."""
+    """Reads (height, width) from a preprocessor_config.json; SegFormer's 512 x 512 if there is none."""
     if not file.is_file():
         return 512, 512
     with reading(file):
@@ -202,7 +179,7 @@ def _trained_size(file: Path) -> tuple[int, int]:
 
 
 def _hands(atr: np.ndarray) -> np.ndarray:
-    """Where hands should be, bool (H, W): the part of each arm that is farthest from the face."""
+    """Guesses where hands are, bool (H, W): the part of each arm that is farthest from the face."""
     hands = np.zeros(atr.shape, bool)
     face = np.argwhere(atr == ATR_LABELS.index("Face"))
     if not len(face):

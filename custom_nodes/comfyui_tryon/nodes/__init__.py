@@ -1,4 +1,23 @@
-from .all import *  # noqa
-from .all import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+"""Registers the pack's nodes, each under its class's name, which workflow files use.
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+A node reads its inputs, calls the model code and hands the image on.
+"""
+
+from .catvton import CatVTON, LoadCatVTONPipeline
+from .framing import TryOnRepaint
+from .masks import AutoMasker, LoadAutoMasker
+from .request import TryOnGarmentImage, TryOnMaskImage, TryOnOutput, TryOnPersonImage
+
+_CLASSES = (
+    LoadCatVTONPipeline,
+    CatVTON,
+    LoadAutoMasker,
+    AutoMasker,
+    TryOnPersonImage,
+    TryOnGarmentImage,
+    TryOnMaskImage,
+    TryOnRepaint,
+    TryOnOutput,
+)
+NODE_CLASS_MAPPINGS: dict[str, type] = {cls.__name__: cls for cls in _CLASSES}
+NODE_DISPLAY_NAME_MAPPINGS = {cls.__name__: cls.DISPLAY_NAME for cls in _CLASSES}

@@ -1,0 +1,72 @@
+"""Defines what every masker takes, checks and returns."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from .agnostic import CLOTH_TYPES, LabelMaps, agnostic_mask
+
+Callback = Callable[[], None]
+
+
+class NoPersonFound(ValueError):
+    """Nobody whom the masker could dress is in the image."""
+
+    def __init__(self) -> None:
+        super().__init__("no person was found in the image; send one that shows the person clearly")
+
+
+class Masker(nn.Module):
+    """Finds where a garment goes on a person, on the device and in the dtype of its parameters."""
+
+    def mask(
+        self,
+        person: np.ndarray,
+        cloth_type: str,
+        *,
+        mask_grow: int = 0,
+        square: bool = False,
+        largest: bool = False,
+        callback: Callback = lambda: None,
+    ) -> np.ndarray:
+        """Returns the garment area: uint8 (H, W), 255 where the garment goes, else 0.
+
+        Args:
+            person: uint8 (H, W, 3) RGB, any size.
+            cloth_type: one of `CLOTH_TYPES`.
+            mask_grow: pixels to add around the area; negative shrinks it. Head and hands stay clear.
+            square: mask the area's bounding box, so that the outline of the worn garment does not show.
+            largest: of several people dress the largest; a masker that cannot tell them apart ignores it.
+            callback: called before each stage of the work; what it raises ends the call.
+
+        Raises:
+            NoPersonFound: the parsers see nobody.
+            ValueError: `person` is not a uint8 RGB image, or the cloth type is unknown.
+        """
+        if cloth_type not in CLOTH_TYPES:
+            raise ValueError(f"cloth_type is {cloth_type!r}; give one of {', '.join(CLOTH_TYPES)}")
+        if person.dtype != np.uint8 or person.ndim != 3 or person.shape[2] != 3 or 0 in person.shape:
+            raise ValueError(f"person must be a uint8 (H, W, 3) RGB image, not {person.dtype} {person.shape}")
+        callback()
+        return self._mask(person, cloth_type, mask_grow, square, largest, callback)
+
+    def _mask(
+        self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
+    ) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ParserMasker(Masker):
+    """Applies CatVTON's mask logic to what human parsers say of each pixel."""
+
+    def _mask(
+        self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
+    ) -> np.ndarray:
+        maps = self._garment_maps(person, cloth_type, largest, callback)
+        callback()
+        return agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square)
+
+    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
+        """Returns the label maps of the people to dress, with the labels that `cloth_type` asks for."""
+        raise NotImplementedError

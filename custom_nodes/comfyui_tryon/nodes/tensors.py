@@ -1,0 +1,33 @@
+"""Converts between ComfyUI's IMAGE, a float32 tensor (B, H, W, C) in [0, 1], and 8-bit pixels.
+
+By NumPy, because torch's threads cost more than so little work.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Converts floats in [0, 1], of any shape and on any device, to uint8; values beyond are clipped."""
+    scaled = np.multiply(images.float().cpu().numpy(), 255.0)
+    return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+
+
+def from_uint8(pixels: np.ndarray) -> torch.Tensor:
+    """Converts uint8 pixels of any shape to float32 in [0, 1] on the CPU."""
+    return torch.from_numpy(np.divide(pixels, 255.0, dtype=np.float32))
+
+
+def to_pil(images: torch.Tensor, name: str) -> Image.Image:
+    """Converts an IMAGE of one image, float (1, H, W, C) with C 1, 3 or 4, to RGB.
+
+    Raises:
+        ValueError: there are several images; the message calls the input by `name`.
+    """
+    if len(images) != 1:
+        raise ValueError(f"{name} has {len(images)} images; send them one at a time.")
+    pixels = to_uint8(images[0])
+    if pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(pixels).convert("RGB")
