@@ -31,8 +31,8 @@ from counting import Counter
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging
 from models import UNET, VAE, demo_pipeline, folders, machine, pictures, psnr, write_published
-from reference import Published, skip_cross_attention
 from safetensors.torch import load_file
+from support.reference import Published, skip_cross_attention
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.float16) if CUDA else ("cpu", torch.float32)

@@ -28,6 +28,10 @@ LAYERS = [
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300
 NETWORKS = {"masker/densepose.py"}  # one subject that would not get clearer in two files
+TWICE = {
+    "CheckpointError": "catvton/ and masker/ know nothing of each other",
+    "ATTENTION_FOLDERS": "weights/ and the download stage do without torch; tests/tools pins them to each other",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -138,7 +142,7 @@ def test_public_names_mean_one_thing():
                     if isinstance(target, ast.Name) and target.id.isupper():
                         homes[target.id].add(name)
     twice = {name: sorted(places) for name, places in homes.items() if len(places) > 1 and not name.startswith("_")}
-    assert not twice
+    assert twice.keys() == TWICE.keys(), twice
 
 
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy"]])

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import openapi_spec_validator
 import pytest
-import tiny_diffusion
 from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
@@ -21,6 +20,7 @@ from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
 from PIL import Image
+from support import tiny_diffusion
 from support.images import picture, to_base64
 from support.servers import EMBEDDED, FOLDERS, NONE_FOUND, ROOT, SHARED, probe_server, running
 

@@ -3,6 +3,8 @@
 A node reads its inputs, calls the model code and hands the image on.
 """
 
+from typing import Any
+
 from .catvton import CatVTON, LoadCatVTONPipeline
 from .framing import TryOnRepaint
 from .masks import AutoMasker, LoadAutoMasker
@@ -19,5 +21,5 @@ _CLASSES = (
     TryOnRepaint,
     TryOnOutput,
 )
-NODE_CLASS_MAPPINGS: dict[str, type] = {cls.__name__: cls for cls in _CLASSES}
+NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {cls.__name__: cls for cls in _CLASSES}
 NODE_DISPLAY_NAME_MAPPINGS = {cls.__name__: cls.DISPLAY_NAME for cls in _CLASSES}

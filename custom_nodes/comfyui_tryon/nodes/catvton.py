@@ -7,12 +7,15 @@ from typing import Any
 import torch
 
 from .. import metrics
-from ..catvton.checkpoint import ATTENTION_FOLDERS, load_pipeline
+from ..catvton.checkpoint import load_pipeline
 from ..catvton.pipeline import SCHEDULERS, SEED_LIMIT, CatVTONPipeline, preview, working_memory
 from ..engine import current as engine
 from ..weights import search as weights
-from .models import PRECISIONS, dtype, unwrap
+from ..weights.loaders import ATTENTION_VERSIONS, LOADERS, PRECISIONS
+from .models import dtype, unwrap
 from .tensors import from_uint8, to_pil
+
+DEFAULTS = LOADERS["LoadCatVTONPipeline"].defaults
 
 
 class LoadCatVTONPipeline:
@@ -30,19 +33,28 @@ class LoadCatVTONPipeline:
         path = "A folder name under the models folders, an absolute path, or a Hugging Face repository id."
         return {
             "required": {
-                "sd15_inpaint_path": ("STRING", {"default": weights.BASE, "tooltip": f"The base model. {path}"}),
-                "catvton_path": ("STRING", {"default": weights.CATVTON, "tooltip": f"CatVTON's weights. {path}"}),
+                "sd15_inpaint_path": (
+                    "STRING",
+                    {"default": DEFAULTS["sd15_inpaint_path"], "tooltip": f"The base model. {path}"},
+                ),
+                "catvton_path": (
+                    "STRING",
+                    {"default": DEFAULTS["catvton_path"], "tooltip": f"CatVTON's weights. {path}"},
+                ),
                 "mixed_precision": (
-                    ["auto", *PRECISIONS],
-                    {"default": "auto", "tooltip": "auto: fp16 on a CUDA GPU, else fp32."},
+                    list(PRECISIONS),
+                    {"default": PRECISIONS[0], "tooltip": "auto: fp16 on a CUDA GPU, else fp32."},
                 ),
             },
             "optional": {
                 "attention_version": (
-                    list(ATTENTION_FOLDERS),
-                    {"default": "mix", "tooltip": "mix dresses everything; the others are trained on one data set."},
+                    list(ATTENTION_VERSIONS),
+                    {
+                        "default": ATTENTION_VERSIONS[0],
+                        "tooltip": "mix dresses everything; the others are trained on one data set.",
+                    },
                 ),
-                "vae_path": ("STRING", {"default": weights.VAE, "tooltip": f"The VAE. {path}"}),
+                "vae_path": ("STRING", {"default": DEFAULTS["vae_path"], "tooltip": f"The VAE. {path}"}),
                 "compile": (
                     "BOOLEAN",
                     {
@@ -57,9 +69,9 @@ class LoadCatVTONPipeline:
         self,
         sd15_inpaint_path: str,
         catvton_path: str,
-        mixed_precision: str = "auto",
-        attention_version: str = "mix",
-        vae_path: str = weights.VAE,
+        mixed_precision: str = PRECISIONS[0],
+        attention_version: str = ATTENTION_VERSIONS[0],
+        vae_path: str = DEFAULTS["vae_path"],
         compile: bool = False,
     ) -> tuple[Any]:
         folders = weights.pipeline_folders(sd15_inpaint_path, vae_path, catvton_path, attention_version)

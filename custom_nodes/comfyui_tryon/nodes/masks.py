@@ -11,14 +11,15 @@ from .. import metrics
 from ..engine import current as engine
 from ..masker import CLOTH_TYPES, GeometricMasker, Masker, SchpDensePoseMasker, SegformerMasker
 from ..weights import search as weights
+from ..weights.loaders import LOADERS, PARSERS
 from .models import dtype, unwrap
 from .tensors import from_uint8, to_pil
 
+# Those that are loaded from files, by the name that the node has for each.
 LOADED: dict[str, type[SchpDensePoseMasker] | type[SegformerMasker]] = {
     "schp_densepose": SchpDensePoseMasker,
     "segformer": SegformerMasker,
 }
-PARSERS = [*LOADED, "geometric"]
 
 
 class LoadAutoMasker:
@@ -37,12 +38,15 @@ class LoadAutoMasker:
             "required": {
                 "catvton_path": (
                     "STRING",
-                    {"default": weights.CATVTON, "tooltip": "Folder with SCHP and DensePose, or of a SegFormer."},
+                    {
+                        "default": LOADERS["LoadAutoMasker"].defaults["catvton_path"],
+                        "tooltip": "Folder with SCHP and DensePose, or of a SegFormer.",
+                    },
                 )
             },
             "optional": {
                 "parser": (
-                    PARSERS,
+                    list(PARSERS),
                     {
                         "default": PARSERS[0],
                         "tooltip": "schp_densepose: as published. segformer: a SegFormer with clothes labels. "

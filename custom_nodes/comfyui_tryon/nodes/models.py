@@ -6,16 +6,16 @@ import torch
 
 from ..engine import current as engine
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def dtype(precision: str) -> torch.dtype:
-    """Returns the dtype of a name in `PRECISIONS`; of "auto" float16 on a CUDA GPU, else float32."""
+    """Returns the dtype of one of `loaders.PRECISIONS`; of "auto" float16 on a CUDA GPU, else float32."""
     if precision == "auto":
         precision = "fp16" if engine().device().type == "cuda" else "fp32"
-    return PRECISIONS[precision]
+    return DTYPES[precision]
 
 
 def unwrap(handle: Any, cls: type[Model], name: str, source: str) -> Model:

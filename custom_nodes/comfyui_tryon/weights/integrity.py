@@ -10,7 +10,7 @@ from typing import Any
 from ..settings import PROJECT, settings
 from .download import file_sha256, read_lock
 
-ATTENTION_TENSORS = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
+ATTENTION_COUNT = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
 
 
 def quick_damage(path: Path) -> str | None:
@@ -121,7 +121,7 @@ def _check_ends(path: Path) -> None:
 
 def _wrong_model(path: Path, tensors: Mapping[str, Mapping[str, Any]]) -> str | None:
     if path.parent.name == "attention":
-        return None if len(tensors) >= ATTENTION_TENSORS else f"has {len(tensors)} tensors, not {ATTENTION_TENSORS}"
+        return None if len(tensors) >= ATTENTION_COUNT else f"has {len(tensors)} tensors, not {ATTENTION_COUNT}"
     if path.parent.name == "unet":
         shape = tensors.get("conv_in.weight", {}).get("shape", [])
         return None if shape[1:2] == [9] else "is not an inpainting model: conv_in.weight does not take 9 channels"

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from ..demo import checkpoint as demo_checkpoint
 from ..settings import PROJECT, settings
-from .files import BASE, CATVTON, MOVED, VAE, Needed, download_command
+from .files import MOVED, Needed, download_command
 from .loaders import Needs, masker_needs, pipeline_needs
-
-__all__ = ["BASE", "CATVTON", "VAE", "WeightsMissing", "demo_notice", "parser_folder", "pipeline_folders"]
 
 logger = logging.getLogger(__name__)
 

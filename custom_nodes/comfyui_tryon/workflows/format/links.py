@@ -10,7 +10,7 @@ from .widgets import WidgetReader
 
 
 @dataclass(frozen=True)
-class Output:
+class NodeOutput:
     """The output of a node in the prompt."""
 
     node_id: str
@@ -31,7 +31,7 @@ class Primitive(Value):
     node: Node
 
 
-Source = Output | Value | None
+Source = NodeOutput | Value | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Links:
             return _AtInput(scope, node, node.inputs[0], at.wanted) if node.inputs else None
         if node.type in self._subgraphs.definitions:
             return self._inside(at)
-        return Output(scope.prefix + node.id, at.index)
+        return NodeOutput(scope.prefix + node.id, at.index)
 
     def _inside(self, at: _AtOutput) -> _Position | Source:
         """Steps from an output of a subgraph node to what feeds it inside."""

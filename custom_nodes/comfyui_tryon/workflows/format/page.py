@@ -5,7 +5,7 @@ from typing import Any
 
 from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, shown
 from .graph import Node, parse_definitions, parse_graph
-from .links import Links, Output, Primitive, Source
+from .links import Links, NodeOutput, Primitive, Source
 from .subgraphs import Scope, Subgraphs
 from .values import sent, wrapped
 from .widgets import WidgetReader
@@ -75,7 +75,7 @@ class Converter:
             if sources.get(name) is None:
                 inputs[name] = sent(node, name, value, specs.get(name))
         for name, source in sources.items():
-            if isinstance(source, Output):
+            if isinstance(source, NodeOutput):
                 inputs[name] = [source.node_id, source.slot]
             elif source is not None:
                 inputs[name] = wrapped(source.value, specs.get(name))

@@ -9,7 +9,7 @@ from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose, People
 from comfyui_tryon.masker.schp import Schp, _opencv_positions, _sample
-from masker_figures import label_maps, person_image
+from support.masker_figures import label_maps, person_image
 from scipy import ndimage
 from torch import nn
 

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +11,16 @@ from comfyui_tryon.masker import CLOTH_TYPES, CheckpointError, LabelMaps, SchpDe
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.schp import Schp
 from PIL import Image
+from support.parity import DATA, PHOTOGRAPHS
 
-REFERENCE = Path(__file__).resolve().parents[2] / "shared/parity/masker"
+REFERENCE = PHOTOGRAPHS / "masker"
 MAPS = ("densepose", "schp_atr", "schp_lip")
 SPACE = 2 << 30  # bytes
 
-pytestmark = pytest.mark.skipif(
-    not (REFERENCE / "standin_weights.py").is_file(),
-    reason=f"NO REFERENCE RESULTS IN {REFERENCE}: the parsers are not compared with the published ones",
-)
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
+    if not (REFERENCE / "standin_weights.py").is_file():
+        pytest.skip(f"NO PHOTOGRAPHS IN {REFERENCE}: the parsers are not compared with the published ones")
     folder = tmp_path_factory.mktemp("standin")
     if shutil.disk_usage(folder).free < SPACE:
         pytest.skip(f"LESS THAN 2 GB FREE IN {folder}: the parsers are not compared with the published ones")
@@ -67,7 +63,7 @@ def test_label_maps_and_masks(masker, monkeypatch, name):
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
 @pytest.mark.parametrize("name", ["drawn-dress", "drawn-coat"])
 def test_mask_logic(name, cloth_type):
-    folder = REFERENCE / name
+    folder = DATA / "masker" / name
     maps = LabelMaps(*(np.array(Image.open(folder / f"{part}.png")) for part in MAPS))
     expected = np.array(Image.open(folder / f"mask_{cloth_type}.png"))
     assert np.mean(agnostic_mask(maps, cloth_type) == expected) >= 0.999

@@ -15,7 +15,6 @@ from comfyui_tryon.masker.segformer import SegformerMasker
 from drawing import UPPER, draw_pair
 from safetensors.numpy import load_file, save_file
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 
 import evaluate
 

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-import reference
+from support import reference
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
@@ -17,9 +17,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.images import psnr
-from support.servers import SHARED
+from support.parity import CHECKPOINT, sampler_cases
 
-PARITY = SHARED / "parity/sampler"
 ATTENTION = "CatVTON/mix-48k-1024/attention/model.safetensors"
 
 
@@ -115,13 +114,11 @@ def test_the_comparison_sees_the_usual_mistakes(folder, plain, case, mistake, mo
     assert psnr(sample(pipeline, case), expected) < 50
 
 
-@pytest.mark.parametrize("name", ["guided", "unguided", "overall"])
-def test_golden_images_of_the_published_code(name):
-    if not PARITY.is_dir():
-        pytest.skip("../shared/parity is not here: the published code's results are not compared")
-    settings = json.loads((PARITY / name / "case.json").read_text())
-    pipeline = load(PARITY / "checkpoint", attention_version=settings["version"])
-    images = [Image.open(PARITY / name / f"{part}.png") for part in ("person", "garment", "mask")]
+@pytest.mark.parametrize("case", sampler_cases(), ids=lambda case: case.name)
+def test_golden_images_of_the_published_code(case):
+    settings = json.loads((case / "case.json").read_text())
+    pipeline = load(CHECKPOINT, attention_version=settings["version"])
+    images = [Image.open(case / f"{part}.png") for part in ("person", "garment", "mask")]
     result = pipeline(
         *images,
         num_inference_steps=settings["steps"],
@@ -131,7 +128,7 @@ def test_golden_images_of_the_published_code(name):
         height=settings["height"],
         mask_blur=0,
     )
-    assert psnr(result[0].numpy(), np.array(Image.open(PARITY / name / "output.png"))) >= 60
+    assert psnr(result[0].numpy(), np.array(Image.open(case / "output.png"))) >= 60
 
 
 def test_half_precision_is_close(folder, pipeline, case):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from comfyui_tryon.masker import CLOTH_TYPES, GeometricMasker
-from masker_figures import label_maps, person_image
+from support.masker_figures import label_maps, person_image
 
 SIZES = [(1, 1), (1, 2048), (2, 3), (7, 5), (64, 64), (65, 203), (770, 1023), (2048, 64), (2048, 2048)]
 FACE, UPPER, PANTS = 11, 4, 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui_tryon.masker import CLOTH_TYPES, CheckpointError, NoPersonFound, SegformerMasker
 from comfyui_tryon.masker.agnostic import ATR_LABELS
-from masker_figures import label_maps, person_image
+from support.masker_figures import label_maps, person_image
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 

@@ -9,7 +9,7 @@ from comfyui_tryon.masker.agnostic import ATR_LABELS, LIP_LABELS, agnostic_mask,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from masker_figures import label_maps
+from support.masker_figures import label_maps
 from scipy import ndimage
 from scipy.spatial import Delaunay
 
