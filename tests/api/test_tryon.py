@@ -110,7 +110,8 @@ async def test_bad_requests_never_reach_the_engine(api, grey, change, status, co
 )
 async def test_bodies_that_are_not_a_request(api, content, content_type, status, code):
     client = await api(max_body_mb=1)
-    async with client.post("/api/v1/tryon", data=content, headers={"Content-Type": content_type}) as reply:
+    headers = {"Content-Type": content_type}
+    async with client.post("/api/v1/tryon", data=io.BytesIO(content), headers=headers) as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (status, code)
 
 

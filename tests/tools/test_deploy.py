@@ -213,16 +213,16 @@ def test_runpods_tests_pass(elsewhere):
 
 def test_vertex(elsewhere, fields):
     assert httpx.get(f"{elsewhere.url}/v1/endpoints/1/health").json() == {"status": "healthy"}
-    pictures = {name: fields.pop(name) for name in ("person_image", "garment_image")}
-    body = {"instances": [{**pictures, "seed": 1}, {**pictures, "seed": 2}], "parameters": {**fields, "seed": 9}}
-    client = httpx.Client(base_url=elsewhere.url, headers={"Authorization": "Bearer secret"}, timeout=60)
-    reply = client.post("/v1/endpoints/1:predict", json=body)
-    assert reply.status_code == 200, reply.text
-    assert [prediction["seed"] for prediction in reply.json()["predictions"]] == [1, 2]
-    assert (
-        client.post("/api/v1/tryon", json={**pictures, **fields, "seed": 1}).json()["output"]
-        == (reply.json()["predictions"][0]["output"])
-    )
+    images = {name: fields.pop(name) for name in ("person_image", "garment_image")}
+    body = {"instances": [{**images, "seed": 1}, {**images, "seed": 2}], "parameters": {**fields, "seed": 9}}
+    headers = {"Authorization": "Bearer secret"}
+    with httpx.Client(base_url=elsewhere.url, headers=headers, timeout=60) as client:
+        reply = client.post("/v1/endpoints/1:predict", json=body)
+        assert reply.status_code == 200, reply.text
+        alone = client.post("/api/v1/tryon", json={**images, **fields, "seed": 1}).json()
+    predictions = reply.json()["predictions"]
+    assert [prediction["seed"] for prediction in predictions] == [1, 2]
+    assert alone["output"] == predictions[0]["output"]
 
 
 @pytest.mark.parametrize(

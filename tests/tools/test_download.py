@@ -256,7 +256,7 @@ def test_catvton_reads_the_attention_files_that_are_fetched():
 
 
 def test_the_masker_reads_the_files_that_are_fetched(tmp_path, monkeypatch):
-    from comfyui_tryon.masker import SchpDensePoseMasker, schp_densepose
+    from comfyui_tryon.masker import SchpDensePoseMasker, densepose, schp
 
     read = []
 
@@ -264,7 +264,7 @@ def test_the_masker_reads_the_files_that_are_fetched(tmp_path, monkeypatch):
         read.append(str(path.relative_to(tmp_path)))
         return torch.nn.Identity()
 
-    monkeypatch.setattr(schp_densepose.Schp, "load", load)
-    monkeypatch.setattr(schp_densepose.DensePose, "load", load)
+    monkeypatch.setattr(schp.Schp, "load", load)
+    monkeypatch.setattr(densepose.DensePose, "load", load)
     SchpDensePoseMasker.load(tmp_path)
     assert read == files.MASKER_NAMES

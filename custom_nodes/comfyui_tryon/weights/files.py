@@ -24,7 +24,7 @@ LICENCES = {
 }
 
 # catvton/ and masker/ hold these names too: importing them from there would load torch, and models know nothing of
-# downloads. tests/test_download.py compares both.
+# downloads. tests/tools/test_download.py compares both.
 ATTENTION_FOLDERS = {"mix": "mix-48k-1024", "vitonhd": "vitonhd-16k-512", "dresscode": "dresscode-16k-512"}
 FULL = [f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")]
 HALF = [f"diffusion_pytorch_model.fp16.{suffix}" for suffix in ("safetensors", "bin")]
