@@ -1,4 +1,4 @@
-"""What the server's benchmarks share: servers to measure, pictures to send, figures to write down."""
+"""What the server's benchmarks share: servers to measure, images to send, figures to write down."""
 
 import base64
 import contextlib

@@ -1,10 +1,10 @@
 """What fewer steps, other solvers and less guidance cost, against the published sampling, which is the default.
 
-    python benchmarks/lossy.py [--parity FOLDER] [--pictures N]
+    python benchmarks/lossy.py [--parity FOLDER] [--images N]
 
-With the demo's trained weights on pictures that the project draws, where the true picture is known too; with --parity
+With the demo's trained weights on images that the project draws, where the true image is known too; with --parity
 also on results of the published code (FOLDER/checkpoint and FOLDER/*/{case.json,person.png,garment.png,mask.png,
-output.png}). Errors are averaged over the pictures; `another seed` is for scale. Needs benchmarks/requirements.txt.
+output.png}). Errors are averaged over the images; `another seed` is for scale. Needs benchmarks/requirements.txt.
 """
 
 import argparse
@@ -43,7 +43,7 @@ CHOICES = (
 )
 
 Sample = Callable[..., np.ndarray]
-PASSES: Counter[str] = Counter()  # pictures that went through a UNet; a guided step is two
+PASSES: Counter[str] = Counter()  # images that went through a UNet; a guided step is two
 
 
 def counted(pipeline: CatVTONPipeline) -> CatVTONPipeline:
@@ -52,7 +52,7 @@ def counted(pipeline: CatVTONPipeline) -> CatVTONPipeline:
 
 
 def table(cases: list[tuple[Sample, int, np.ndarray | None]]) -> list[dict[str, str]]:
-    """A row for each choice. A case: how to sample it, its steps, and its true picture."""
+    """A row for each choice. A case: how to sample it, its steps, and its true image."""
     exact = [sample(steps=steps) for sample, steps, _ in cases]
     others = [sample(steps=steps, other=True) for sample, steps, _ in cases]
     rows = [{"choice": "another seed", "UNet passes": "", "seconds": ""} | scores(cases, exact, others)]

@@ -1,4 +1,4 @@
-"""Time and memory of the AutoMasker at 768 x 1024, per picture.
+"""Time and memory of the AutoMasker at 768 x 1024, per image.
 
     python benchmarks/masker.py [--weights FOLDER] [--repeat N] [--device cpu|cuda] [--dtype float32|float16|bfloat16]
 

@@ -1,4 +1,4 @@
-"""What the models' benchmarks share: weights of the published sizes, pictures, and what the figures depend on."""
+"""What the models' benchmarks share: weights of the published sizes, images, and what the figures depend on."""
 
 import os
 import platform
@@ -86,13 +86,13 @@ def write_published(models: Path) -> Path:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB between uint8 pictures."""
+    """dB between uint8 images."""
     error = ((a.astype(float) - b) ** 2).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity of uint8 (H, W, 3) pictures (Wang et al., 2004): Gaussian window, sigma 1.5."""
+    """Structural similarity of uint8 (H, W, 3) images (Wang et al., 2004): Gaussian window, sigma 1.5."""
     from skimage.metrics import structural_similarity
 
     return structural_similarity(

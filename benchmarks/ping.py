@@ -2,7 +2,7 @@
 
     python benchmarks/ping.py [--seconds N]
 
-Eight clients have 1024 x 768 pictures made, on the demo's weights and with the host's own number of threads, while
+Eight clients have 1024 x 768 images made, on the demo's weights and with the host's own number of threads, while
 /ping is asked for every 50 ms. With and without that work.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/server.py [--repeat N]
 
 The graph (workflows/blend.json) blends a 768 x 1024 person and garment, PNG in, PNG out: it takes no time to speak of,
-so what is left is the way. Every request brings pictures of its own. The wrapper is wrapper.py, with its variants.
+so what is left is the way. Every request brings images of its own. The wrapper is wrapper.py, with its variants.
 Needs benchmarks/requirements.txt.
 """
 

@@ -2,8 +2,8 @@
 
     COMFYUI_URL=http://127.0.0.1:8188 WAIT=websocket|polling uvicorn wrapper:app
 
-It takes and gives what `POST /api/v1/tryon` does: uploads both pictures, queues the graph, waits for its end on one
-websocket or by asking for its history every 0.25 s, reads the history, fetches the picture.
+It takes and gives what `POST /api/v1/tryon` does: uploads both images, queues the graph, waits for its end on one
+websocket or by asking for its history every 0.25 s, reads the history, fetches the image.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def tryon(request: TryonRequest) -> dict[str, Any]:
 
 
 async def upload(picture: str) -> str:
-    """Puts a picture into ComfyUI's input folder; returns the name that LoadImage takes."""
+    """Puts a image into ComfyUI's input folder; returns the name that LoadImage takes."""
     try:
         data = base64.b64decode(picture, validate=True)
     except binascii.Error:

@@ -4,8 +4,8 @@
     python tryon_client.py person.jpg garment.jpg -o result.png
 
     with TryOnClient("http://127.0.0.1:8000", key="…") as client:
-        [picture] = client.tryon("person.jpg", "garment.jpg", seed=42)
-        picture.save("result.png")
+        [image] = client.tryon("person.jpg", "garment.jpg", seed=42)
+        image.save("result.png")
 
 `AsyncTryOnClient` is the same with `await`.
 """
@@ -38,7 +38,7 @@ RETRY_CODES = {"queue_full", "not_ready", "draining", "out_of_memory"}
 
 
 class TryOnError(Exception):
-    """What the server said instead of a picture.
+    """What the server said instead of a image.
 
     Attributes:
         code: such as "invalid_image"; "http_502" and the like where something else than the server answered.
@@ -71,8 +71,8 @@ class TryOnError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture; `data` is a file of `format`, png, jpeg or webp."""
+class TryOnImage:
+    """One image; `data` is a file of `format`, png, jpeg or webp."""
 
     data: bytes
     format: str
@@ -117,13 +117,13 @@ class TryOnClient:
         request_id: str | None = None,
         on_event: OnEvent | None = None,
         **parameters: Any,
-    ) -> list[Picture]:
+    ) -> list[TryOnImage]:
         """Dresses `person` in `garment`.
 
         Args:
-            person, garment, mask: the bytes of a picture, or the path of its file.
+            person, garment, mask: the bytes of a image, or the path of its file.
             request_id: 1 to 64 of A-Za-z0-9._-; choose one to be able to `cancel`.
-            on_event: called with "status", "progress" or "preview" and the event's data while the picture is made.
+            on_event: called with "status", "progress" or "preview" and the event's data while the image is made.
             parameters: the API's other fields, such as seed, num_inference_steps or workflow.
 
         Raises:
@@ -152,9 +152,9 @@ class TryOnClient:
     def __exit__(self, *args: object) -> None:
         self.close()
 
-    def _send(self, form: dict, headers: dict[str, str], on_event: OnEvent | None) -> list[Picture]:
+    def _send(self, form: dict, headers: dict[str, str], on_event: OnEvent | None) -> list[TryOnImage]:
         if on_event is None:
-            return _pictures(self._http.post(PATH, **form, headers=headers))
+            return _images(self._http.post(PATH, **form, headers=headers))
         with self._http.stream("POST", PATH, **form, headers=headers | {"Accept": "text/event-stream"}) as response:
             if not response.is_success:
                 response.read()
@@ -162,7 +162,7 @@ class TryOnClient:
             events = _Events(headers["X-Request-Id"], on_event)
             for line in response.iter_lines():
                 events.feed(line)
-            return events.pictures()
+            return events.images()
 
 
 class AsyncTryOnClient:
@@ -190,7 +190,7 @@ class AsyncTryOnClient:
         request_id: str | None = None,
         on_event: OnEvent | None = None,
         **parameters: Any,
-    ) -> list[Picture]:
+    ) -> list[TryOnImage]:
         """As TryOnClient.tryon. Where the task is cancelled, the connection closes and the server stops the work."""
         form = await asyncio.to_thread(_form, person, garment, mask, parameters)
         headers = {"X-Request-Id": request_id or str(uuid.uuid4())}
@@ -214,9 +214,9 @@ class AsyncTryOnClient:
     async def __aexit__(self, *args: object) -> None:
         await self.aclose()
 
-    async def _send(self, form: dict, headers: dict[str, str], on_event: OnEvent | None) -> list[Picture]:
+    async def _send(self, form: dict, headers: dict[str, str], on_event: OnEvent | None) -> list[TryOnImage]:
         if on_event is None:
-            return _pictures(await self._http.post(PATH, **form, headers=headers))
+            return _images(await self._http.post(PATH, **form, headers=headers))
         headers = headers | {"Accept": "text/event-stream"}
         async with self._http.stream("POST", PATH, **form, headers=headers) as response:
             if not response.is_success:
@@ -225,7 +225,7 @@ class AsyncTryOnClient:
             events = _Events(headers["X-Request-Id"], on_event)
             async for line in response.aiter_lines():
                 events.feed(line)
-            return events.pictures()
+            return events.images()
 
 
 class _Patience:
@@ -274,10 +274,10 @@ class _Events:
             else:
                 self._on_event(name, data)
 
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[TryOnImage]:
         if self._output is None:
-            raise TryOnError("stream_ended", "The server's reply ended before a picture.", {}, self._request_id)
-        return _pictures_from(self._output)
+            raise TryOnError("stream_ended", "The server's reply ended before an image.", {}, self._request_id)
+        return _images_from(self._output)
 
 
 def _headers(key: str | None, bearer: str | None) -> dict[str, str]:
@@ -290,7 +290,7 @@ def _headers(key: str | None, bearer: str | None) -> dict[str, str]:
 
 
 def _form(person: Source, garment: Source, mask: Source | None, parameters: Mapping[str, Any]) -> dict:
-    """httpx's arguments for a form: pictures as files, a third smaller than in base64."""
+    """httpx's arguments for a form: images as files, a third smaller than in base64."""
     sources = {"person_image": person, "garment_image": garment, "mask_image": mask}
     files = {
         name: (name, source if isinstance(source, bytes) else Path(source).read_bytes())
@@ -300,15 +300,15 @@ def _form(person: Source, garment: Source, mask: Source | None, parameters: Mapp
     return {"files": files, "data": {name: str(value) for name, value in parameters.items() if value is not None}}
 
 
-def _pictures(response: httpx.Response) -> list[Picture]:
+def _images(response: httpx.Response) -> list[TryOnImage]:
     if not response.is_success:
         raise _error(response)
-    return _pictures_from(response.json())
+    return _images_from(response.json())
 
 
-def _pictures_from(reply: dict) -> list[Picture]:
+def _images_from(reply: dict) -> list[TryOnImage]:
     return [
-        Picture(base64.b64decode(image["image"]), image["format"], image["width"], image["height"], image["seed"])
+        TryOnImage(base64.b64decode(image["image"]), image["format"], image["width"], image["height"], image["seed"])
         for image in reply["output"]["images"]
     ]
 
@@ -373,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bearer", default=os.environ.get("TRYON_BEARER"), help="or TRYON_BEARER")
     parser.add_argument("--retries", type=int, default=5, help="while the server is busy (default 5)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    api = parser.add_argument_group("the picture")
+    api = parser.add_argument_group("the image")
     api.add_argument("--seed", type=int)
     api.add_argument("--cloth-type", help="upper, lower, overall, inner or outer")
     api.add_argument("--steps", type=int, dest="num_inference_steps")
@@ -389,7 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
     parameters["output_format"] = {"jpg": "jpeg", "": "png"}.get(suffix, suffix)
     try:
         with TryOnClient(options.url, key=options.key, bearer=options.bearer, retries=options.retries) as client:
-            pictures = client.tryon(
+            images = client.tryon(
                 options.person, options.garment, options.mask, on_event=None if options.quiet else _show, **parameters
             )
     except TryOnError as error:
@@ -398,12 +398,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, httpx.TransportError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         path = options.output
-        if len(pictures) > 1:
+        if len(images) > 1:
             path = path.with_stem(f"{path.stem}-{index + 1}")
-        picture.save(path)
-        print(f"{'' if options.quiet else chr(13)}{path}: {picture.width} x {picture.height}, seed {picture.seed}")
+        image.save(path)
+        print(f"{'' if options.quiet else chr(13)}{path}: {image.width} x {image.height}, seed {image.seed}")
     return 0
 
 

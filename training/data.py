@@ -1,4 +1,4 @@
-"""Training pictures: drawn ahead of time into shards by one worker process, read back as memory maps."""
+"""Training images: drawn ahead of time into shards by one worker process, read back as memory maps."""
 
 from __future__ import annotations
 

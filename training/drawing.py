@@ -1,7 +1,7 @@
 """Draws people and garments: the sample images of the demo, and what its small models are trained on.
 
-Everything is a function of the seed. Shapes are laid out in units of 1/300 of the picture's width (the picture is
-300 x 400 units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same picture
+Everything is a function of the seed. Shapes are laid out in units of 1/300 of the image's width (the image is
+300 x 400 units, the body's axis at x = 0), drawn at twice the size and reduced, so the same seed gives the same image
 at every size.
 """
 
@@ -17,7 +17,7 @@ SUPERSAMPLING = 2
 CLOTH_TYPES = ("upper", "lower", "overall")
 BACKGROUND, HAIR, UPPER, SKIRT, PANTS, DRESS, FACE = 0, 2, 4, 5, 6, 7, 11
 LABELS = {"top": UPPER, "pants": PANTS, "skirt": SKIRT, "dress": DRESS}
-SHOES, LEGS, ARMS = (10, 9), (13, 12), (15, 14)  # right, left of the person: left and right side of the picture
+SHOES, LEGS, ARMS = (10, 9), (13, 12), (15, 14)  # right, left of the person: left and right side of the image
 
 NECK, SHOULDER, ARMPIT, WAIST, HIP, CROTCH, KNEE, ANKLE = 90.0, 101.0, 123.0, 152.0, 184.0, 200.0, 278.0, 356.0
 
@@ -42,7 +42,7 @@ HAIRS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Pair:
-    """One try-on with its truth. RGB pictures of one size, and two L pictures of the same size.
+    """One try-on with its truth. RGB images of one size, and two L images of the same size.
 
     person: somebody wearing something; garment: another garment flat on white; worn: the person wearing `garment`.
     mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of
@@ -76,7 +76,7 @@ class Body:
     shoes: Colour = (40, 40, 44)
 
     def arm_joints(self, side: int) -> np.ndarray:
-        """Shoulder, elbow and wrist of side -1 (picture's left) or 1 as (3, 2)."""
+        """Shoulder, elbow and wrist of side -1 (image's left) or 1 as (3, 2)."""
         upper, bend = self.arms[(side + 1) // 2]
         start = np.array([side * (self.shoulder - self.arm), SHOULDER + self.arm])
         elbow = start + 48 * np.array([side * np.sin(upper), np.cos(upper)])
@@ -127,7 +127,7 @@ class Camera:
 
 
 class Canvas:
-    """A picture and its label map, painted in layers through one camera."""
+    """A image and its label map, painted in layers through one camera."""
 
     def __init__(self, camera: Camera, background: Image.Image):
         self.camera = camera

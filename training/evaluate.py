@@ -38,7 +38,7 @@ def on_paper(garment: Image.Image) -> np.ndarray:
 
 
 def results(dress: Callable[..., np.ndarray], pairs: list[Pair], **options) -> list[Image.Image]:
-    """What `dress(person, garment, mask, ...)` makes of every pair, pasted into the person's picture by the mask."""
+    """What `dress(person, garment, mask, ...)` makes of every pair, pasted into the person's image by the mask."""
     made = []
     for index, pair in enumerate(pairs):
         width, height = pair.person.size

@@ -1,7 +1,7 @@
 """Trains the demo's weights from nothing: `python training/train.py`. Resumes where it stopped.
 
-Pictures are drawn by a worker process, then three stages follow: a small VAE; the latents of every picture; a small
-CatVTON, first at half size, then at full size. Everything goes to `training/output` (losses and samples as pictures,
+Images are drawn by a worker process, then three stages follow: a small VAE; the latents of every image; a small
+CatVTON, first at half size, then at full size. Everything goes to `training/output` (losses and samples as images,
 too); the finished weights to the package, as float16.
 """
 
@@ -37,12 +37,12 @@ SHARDS = 48
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 8, 8e-4
 PARSER_PAIRS, PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 1024, 1200, 8, 1.5e-3
 SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1200, 4, 1e-3
-LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the picture
+LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the image
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the UNet's training: pictures at 1/reduction of their size, from that many shards."""
+    """A stretch of the UNet's training: images at 1/reduction of their size, from that many shards."""
 
     reduction: int
     shards: int
@@ -134,7 +134,7 @@ def plot(losses: list[float], path: Path, width: int = 720, height: int = 320) -
 
 
 def to_picture(tensor: torch.Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] to a picture."""
+    """(3, H, W) in [-1, 1] to a image."""
     return Image.fromarray(((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
@@ -150,7 +150,7 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
 # VAE
 
 
-# Rows: luminance, two colour differences; what the errors of pictures are weighed in, and the first latents start as.
+# Rows: luminance, two colour differences; what the errors of images are weighed in, and the first latents start as.
 OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1, -1, 0], [0.5, 0.5, -1]])
 
 
@@ -204,13 +204,13 @@ def start_linear(vae: Network, reference: float = 2.0) -> None:
 
 
 def pixels(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """A shard's rows to pictures (n, 3, 3, H, W) in [-1, 1], see `data`, and masks (n, 1, H, W) of 0 and 1."""
+    """A shard's rows to images (n, 3, 3, H, W) in [-1, 1], see `data`, and masks (n, 1, H, W) of 0 and 1."""
     planes = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
     return planes[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, (planes[:, 9:] > 127).float()
 
 
 def vae_batch(step: int) -> torch.Tensor:
-    """(8, 3, 64, 64) crops in [-1, 1]; every fourth time, and in the end always, whole pictures, half size or full."""
+    """(8, 3, 64, 64) crops in [-1, 1]; every fourth time, and in the end always, whole images, half size or full."""
     rng = np.random.default_rng((SEED, step))
     rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(min(SHARDS, 2 + step // 40))))
     rows = rows[np.sort(rng.choice(data.SHARD_PAIRS, VAE_BATCH, replace=False))]
@@ -238,7 +238,7 @@ def vae_loss(picture: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
 def whiten(vae: Network) -> None:
     """Give the latents zero mean, unit covariance after scaling by `scaling_factor`, and no posterior spread.
 
-    The encoder's last and the decoder's first convolution are 1 x 1, so this changes no picture.
+    The encoder's last and the decoder's first convolution are 1 x 1, so this changes no image.
     """
     rows = np.concatenate([data.load_shard(OUTPUT / "pairs", shard)[:32] for shard in range(4)])
     with torch.no_grad():
@@ -281,7 +281,7 @@ def train_vae() -> Network:
 
 
 def sharpen(vae: Network) -> None:
-    """Train the decoder alone on whole pictures: the latents, and so the UNet, stay as they are."""
+    """Train the decoder alone on whole images: the latents, and so the UNet, stay as they are."""
     spread = 1 / vae.config.scaling_factor
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     run = Run("decoder", decoder, SHARPEN_STEPS, SHARPEN_RATE, 0.998)
@@ -346,7 +346,7 @@ def new_unet() -> Network:
 def start_as_identity(unet: Network) -> None:
     """Let the first prediction be the noisy latents themselves, which at high noise is nearly the noise.
 
-    What is left to learn is what the picture adds, instead of how to carry noise through norms and activations: the
+    What is left to learn is what the image adds, instead of how to carry noise through norms and activations: the
     first convolution's features are carried to the last one by the last skip connection as pairs x and -x, since
     silu(x) - silu(-x) = x, and a group norm leaves latents, whose variance is 1, as they are.
     """
@@ -363,9 +363,9 @@ def start_as_identity(unet: Network) -> None:
 
 
 def unet_loss(unet: Network, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
-    """Epsilon error, mostly in the mask, where it is weighed as the error of the picture that it stands for.
+    """Epsilon error, mostly in the mask, where it is weighed as the error of the image that it stands for.
 
-    That is 1 / alpha times heavier: at high noise the picture is decided, and epsilon says next to nothing of it.
+    That is 1 / alpha times heavier: at high noise the image is decided, and epsilon says next to nothing of it.
     """
     garment, mask = batch["garment"], batch["mask"]
     clean = torch.cat([batch["worn"], garment], 2)

@@ -1,4 +1,4 @@
-"""A request between its arrival and its answer, what is told of it meanwhile, and what it comes to."""
+"""A request between its arrival and its answer, the events that it causes, and its result."""
 
 import logging
 import time

@@ -126,7 +126,7 @@ def up_blocks_backwards(folder: Path, tmp_path: Path):
 
 
 def mid_block_before_the_up_blocks(folder: Path, tmp_path: Path):
-    """The attention in the order in which a picture passes through the UNet, where the file has the mid block last."""
+    """The attention in the order in which a image passes through the UNet, where the file has the mid block last."""
     attention = load_file(folder / checkpoint.CATVTON / checkpoint.ATTENTION)
     return with_attention(folder, tmp_path, moved(attention, dict(zip([*UP, MID], [*UP[1:], MID, UP[0]]))))
 

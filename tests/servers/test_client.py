@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -22,7 +23,7 @@ from support.servers import ROOT, free_port
 
 sys.path.insert(0, str(ROOT / "examples"))
 
-from tryon_client import AsyncTryOnClient, Picture, TryOnClient, TryOnError
+from tryon_client import AsyncTryOnClient, TryOnClient, TryOnError, TryOnImage
 
 SMALL = {"num_inference_steps": 2, "width": 128, "height": 192, "seed": 7}
 
@@ -49,17 +50,21 @@ def run(script: str, *arguments, **environment) -> subprocess.CompletedProcess:
     )
 
 
-def opened(picture: Picture) -> Image.Image:
-    image = Image.open(io.BytesIO(picture.data))
-    assert image.size == (picture.width, picture.height) and image.format.lower() == picture.format
-    return image
+def opened(image: TryOnImage) -> Image.Image:
+    opened = Image.open(io.BytesIO(image.data))
+    assert opened.size == (image.width, image.height) and opened.format.lower() == image.format
+    return opened
 
 
-def test_paths_bytes_and_events_give_the_same_pictures(server, files):
+def read(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def test_paths_bytes_and_events_give_the_same_images(server, files):
     events: list[tuple[str, dict]] = []
     person, garment, mask = files
     with TryOnClient(server.url) as client:
-        pictures = client.tryon(person, garment, mask, num_images=2, **SMALL)
+        images = client.tryon(person, garment, mask, num_images=2, **SMALL)
         again = client.tryon(
             person.read_bytes(),
             str(garment),
@@ -68,9 +73,9 @@ def test_paths_bytes_and_events_give_the_same_pictures(server, files):
             on_event=lambda name, data: events.append((name, data)),
             **SMALL,
         )
-    assert [picture.seed for picture in pictures] == [7, 8]
-    assert opened(pictures[0]).size == (128, 192)
-    assert pictures == again
+    assert [image.seed for image in images] == [7, 8]
+    assert opened(images[0]).size == (128, 192)
+    assert images == again
     names = [name for name, data in events]
     assert set(names) <= {"status", "progress", "preview"}
     statuses = [data["status"] for name, data in events if name == "status"]
@@ -80,7 +85,7 @@ def test_paths_bytes_and_events_give_the_same_pictures(server, files):
 
 
 def test_async_client(server, files):
-    async def both() -> list[list[Picture]]:
+    async def both() -> list[list[TryOnImage]]:
         async with AsyncTryOnClient(server.url) as client:
             return await asyncio.gather(
                 client.tryon(*files, **SMALL), client.tryon(*files, on_event=lambda name, data: None, **SMALL)
@@ -276,8 +281,8 @@ def test_events_over_several_lines_and_comments(script):
     )
     seen = []
     with TryOnClient(scripted.url) as client:
-        pictures = client.tryon(PIXEL, PIXEL, on_event=lambda *event: seen.append(event))
-    assert pictures[0].data == PIXEL
+        images = client.tryon(PIXEL, PIXEL, on_event=lambda *event: seen.append(event))
+    assert images[0].data == PIXEL
     assert seen == [
         ("status", {"status": "queued", "position": 1}),
         ("progress", {"value": 1, "max": 2, "node": "7"}),
@@ -313,10 +318,10 @@ def test_command(server, files, tmp_path):
     done = run("tryon_client.py", person, garment, "--mask", mask, "-o", output, *small, TRYON_URL=server.url)
     assert done.returncode == 0, done.stderr
     assert "seed 7" in done.stdout and "2/2" in done.stderr
-    assert Image.open(output).format == "JPEG"
+    assert read(output).format == "JPEG"
     done = run("tryon_client.py", person, garment, "-o", output, "--url", server.url, *small, "--num-images", 2)
     assert done.returncode == 0, done.stderr
-    first, second = (Image.open(tmp_path / f"result-{number}.jpg") for number in (1, 2))
+    first, second = (read(tmp_path / f"result-{number}.jpg") for number in (1, 2))
     assert not np.array_equal(np.array(first), np.array(second))
 
 
@@ -346,7 +351,7 @@ def test_backend(server, quick_demo, files, tmp_path):
     result = tmp_path / "result.png"
     done = run("backend.py", *files[:2], result, TRYON_ENDPOINT=server.url, RUNPOD_API_KEY="anything")
     assert done.returncode == 0, done.stderr
-    assert Image.open(result).size == (128, 192)
+    assert read(result).size == (128, 192)
     done = run("backend.py", files[0], ROOT / "README.md", result, TRYON_ENDPOINT=server.url)
     assert done.returncode == 1 and "invalid_image" in done.stderr
 

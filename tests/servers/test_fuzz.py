@@ -164,7 +164,7 @@ TO_PERSON = {"workflow": "person"}
 
 
 def pictures() -> dict[str, bytes]:
-    """Small pictures of every format, mode, orientation and profile."""
+    """Small images of every format, mode, orientation and profile."""
     noise = np.random.default_rng(0).integers(0, 255, (24, 20, 4), np.uint8)
     rgba = Image.fromarray(noise)
     rgb = rgba.convert("RGB")
@@ -205,7 +205,7 @@ PICTURES = pictures()
 
 @st.composite
 def damaged(draw) -> bytes:
-    """A picture's file with some bytes changed, lost, doubled or swapped with those of another."""
+    """A image's file with some bytes changed, lost, doubled or swapped with those of another."""
     data = bytearray(PICTURES[draw(st.sampled_from(sorted(PICTURES)))])
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))

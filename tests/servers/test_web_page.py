@@ -138,7 +138,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         await page.evaluate(f"{widget(7, 'steps')}.value = 3")
         await publish(page, "mine")
         toast = await page.wait_for(TOAST % '"mine"')
-        assert '"mine" serves' in toast and "num_inference_steps" in toast
+        assert '"mine" is published' in toast and "num_inference_steps" in toast
         await shot(page, dev, "published")
 
         with dev.client() as client:
@@ -163,7 +163,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"not published"')
         await shot(page, dev, "refused")
         await publish(page, "../mine")
-        assert "is no name" in await page.wait_for(TOAST % '"../mine"')
+        assert "cannot be a name" in await page.wait_for(TOAST % '"../mine"')
         assert not [message for message in page.messages if message.startswith("exception") and "tryon" in message]
 
     in_page(dev, scenario)

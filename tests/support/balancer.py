@@ -60,7 +60,7 @@ class Fleet:
         return sum(int(count) for count in re.findall(r"/\+?(\d+) \d+/\d+ \"POST ", self.log("haproxy")))
 
     def served(self) -> Counter:
-        """Pictures by worker, as the balancer's log has them."""
+        """Images by worker, as the balancer's log has them."""
         return Counter(re.findall(r"tryon/(worker\d+) \S+ 200 ", self.log("haproxy")))
 
 

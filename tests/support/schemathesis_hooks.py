@@ -1,4 +1,4 @@
-"""Gives schemathesis real pictures, which no schema can describe:
+"""Gives schemathesis real images, which no schema can describe:
 
 SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=tests schemathesis run http://127.0.0.1:8000/api/v1/openapi.json
 """

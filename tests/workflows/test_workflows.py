@@ -503,7 +503,7 @@ def test_hostile_files_beside_it_do_not_harm_a_server(server, fields):
 
 
 def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_versions(server, fields):
-    """Two versions make pictures of different sizes; every third file is broken, every fourth half-written first."""
+    """Two versions make images of different sizes; every third file is broken, every fourth half-written first."""
     sizes = {"wide": (96, 64), "tall": (64, 96)}
     contents = {
         name: json.dumps(

@@ -63,7 +63,7 @@ SCHEDULER_CONFIG = {
 PARSER_SIZE = {"height": 256, "width": 192}
 NOTE = """\
 Small demo weights in the layout of CatVTON's published files, written by `comfyui_tryon.demo.checkpoint`.
-Trained by this project on pictures that this project draws (training/train.py).
+Trained by this project on images that this project draws (training/train.py).
 They derive from no other weights and from no photographs, and carry the project's own licence.
 """
 

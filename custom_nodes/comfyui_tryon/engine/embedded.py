@@ -23,7 +23,7 @@ class EmbeddedEngine:
     name = "embedded engine"
 
     def __init__(self, node_classes: Mapping[str, type[Any]]) -> None:
-        """`node_classes`: those a prompt may use, by `class_type`, beside `CORE_NODES`."""
+        """`node_classes`: those a prompt may use, by `class_type`, besides `CORE_NODES`."""
         self._node_classes = node_classes
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._canceled: set[str] = set()

@@ -129,7 +129,7 @@ class Engine(Protocol):
         """Puts a torch module under the engine's memory management; returns a handle with the module as `.model`."""
 
     def load(self, handle: Any, working_memory: int = 0) -> None:
-        """Brings a held model onto the device, with `working_memory` bytes to spare beside it."""
+        """Brings a held model onto the device, with `working_memory` bytes free next to it."""
 
     def device_memory(self) -> int:
         """Bytes of the device's memory that this process uses."""

@@ -39,7 +39,7 @@ function proposedName() {
 function verdict(workflow) {
   const masks = { required: ["mask_image (required)"], optional: ["mask_image"], none: [] };
   const taken = [...Object.keys(workflow.parameters), ...masks[workflow.mask]].join(", ");
-  return `"${workflow.name}" serves, version ${workflow.version}. Beside the pictures it takes ${taken || "nothing"}.`;
+  return `"${workflow.name}" is published, version ${workflow.version}. Besides the images, it takes ${taken || "nothing"}.`;
 }
 
 async function publish() {
@@ -52,7 +52,7 @@ async function publish() {
   const name = given?.trim();
   if (!name) return;
   if (!NAME.test(name)) {
-    say("error", `"${name}" is no name: use up to 64 of A-Z a-z 0-9 . _ -, a letter or digit first.`);
+    say("error", `"${name}" cannot be a name: use up to 64 of A-Z a-z 0-9 . _ -, a letter or digit first.`);
     return;
   }
   try {
