@@ -457,8 +457,13 @@ def _held_model(handle: Any, cls: type, name: str, source: str, method: str = "_
 
 
 def _to_uint8(images: torch.Tensor) -> np.ndarray:
-    """uint8 for float in [0, 1], of any shape; by NumPy, because torch's threads cost more than so little work."""
+    """uint8 for float in [0, 1], of any shape; by NumPy, because torch's threads cost more than so little work.
+
+    Raises FloatingPointError for values that are not numbers, which would become black pixels.
+    """
     scaled = np.multiply(images.float().cpu().numpy(), 255.0)
+    if np.isnan(scaled.max(initial=0.0)):
+        raise FloatingPointError("The image has values that are not numbers.")
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
