@@ -462,9 +462,8 @@ def _to_uint8(images: torch.Tensor) -> np.ndarray:
     Raises FloatingPointError for values that are not numbers, which would become black pixels.
     """
     scaled = np.multiply(images.float().cpu().numpy(), 255.0)
-    if np.isnan(scaled.max(initial=0.0)):
-        raise FloatingPointError("The image has values that are not numbers.")
-    return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+    with np.errstate(invalid="raise"):
+        return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
 def _to_pil(images: torch.Tensor, name: str) -> Image.Image:
