@@ -17,7 +17,7 @@ LAYERS = [
     ["lifecycle"],
     ["api"],
     ["tryon"],
-    ["pending"],
+    ["pending", "failures"],
     ["workflows"],
     ["nodes"],
     ["engine", "catvton", "masker", "weights"],

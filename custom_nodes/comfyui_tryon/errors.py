@@ -77,8 +77,9 @@ class ApiError(Exception):
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
 
-def canceled() -> ApiError:
-    return ApiError("canceled", "The request was canceled.")
+def canceled(by: str = "") -> ApiError:
+    """`by`: a sentence that says who canceled the request, if it was not its caller."""
+    return ApiError("canceled", f"{by} Send it again if it is still wanted." if by else "The request was canceled.")
 
 
 def draining() -> ApiError:

@@ -22,6 +22,9 @@ pictures = Counter("tryon_pictures", "Pictures returned.", registry=registry)
 model_load = Histogram(
     "tryon_model_load_seconds", "How long a model took to read.", ["model"], buckets=SECONDS, registry=registry
 )
+executor_restarts = Counter(
+    "tryon_executor_restarts", "Executor threads replaced because a node ended them.", registry=registry
+)
 _queue = Gauge("tryon_queue_depth", "Requests waiting or running.", registry=registry)
 _memory = Gauge("tryon_gpu_memory_bytes", "Memory of the GPU in use by this process.", registry=registry)
 

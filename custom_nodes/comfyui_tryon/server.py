@@ -40,6 +40,7 @@ class Server:
         routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:
+            self._engine.keep_alive()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock)

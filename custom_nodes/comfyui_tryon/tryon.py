@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +11,10 @@ import numpy as np
 from . import exchange, images
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
-from .masker import NoPersonFound
+from .failures import node_error
 from .pending import PendingRequest, Result, Status
 from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
-from .weights.search import WeightsMissing
 from .workflows.binding import Workflow
 from .workflows.format import WorkflowInvalid
 from .workflows.store import Workflows
@@ -26,7 +24,7 @@ logger = logging.getLogger(__name__)
 MASK_ASPECT_TOLERANCE = 0.01
 # A run that ends at its deadline, without progress until then, is interrupted and not yet stuck.
 STUCK_GRACE_S = 5.0
-DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
+MAX_SIDE = 16_383  # of an image in WebP
 # Retry-After is the mean execution time of late times the queue's length, and starts from a guess.
 FIRST_EXECUTE_S = 10.0
 MEAN_WEIGHT = 0.2
@@ -136,6 +134,7 @@ class TryOn:
         encoded: list[Future[bytes]] = []
 
         def deliver(pixels: np.ndarray) -> None:
+            _check_result(pixels)
             # Encoding starts while the graph's other nodes, if any, still run.
             sizes.append((pixels.shape[1], pixels.shape[0]))
             encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
@@ -206,13 +205,16 @@ class TryOn:
         self._announce_positions()
         try:
             await asyncio.shield(run.finished)  # the engine resolves it, whoever stops waiting
-        except Interrupted:
-            raise request.cancel_reason or canceled() from None
+        except Interrupted as error:
+            raise request.cancel_reason or canceled(str(error)) from None
         except EngineDead:
             raise failed_worker() from None
         except NodeFailed as error:
             request.log.error("%s", error)
-            raise self._node_error(request, error) from None
+            if error.is_device_fault:
+                self._fault = self._fault or "the GPU has failed"
+                request.log.critical("The GPU has failed and no request can succeed in this process: start a new one.")
+            raise node_error(error) from None
         finally:
             request.ended = time.perf_counter()
             request.started = request.started or request.ended
@@ -237,40 +239,6 @@ class TryOn:
                 request.position = position
                 request.on_event(Status("queued", position))
 
-    def _node_error(self, request: PendingRequest, error: NodeFailed) -> ApiError:
-        """Tells a client of a node's exception without its text, which may hold paths and inputs.
-
-        The engine passes only the name of the exception's class on.
-        """
-        if error.error_type == NoPersonFound.__name__:
-            return ApiError(
-                "no_person_found",
-                "No person was found in person_image. Send an image that shows the person, or a mask_image.",
-                field="person_image",
-            )
-        if error.error_type == WeightsMissing.__name__:
-            return ApiError(
-                "not_ready",
-                "This worker has no weights for that workflow. The log lists the missing files and the command that "
-                "downloads them.",
-                retry_after=60,
-            )
-        if error.error_type == "OutOfMemoryError" or "out of memory" in error.message:
-            return ApiError(
-                "out_of_memory", "This worker ran out of memory. Retry, or ask for a smaller image.", retry_after=5
-            )
-        if DEVICE_FAULT.search(error.message) or error.error_type == "AcceleratorError":
-            self._fault = self._fault or "the GPU has failed"
-            request.log.critical("The GPU has failed and no request can succeed in this process: start a new one.")
-            return failed_worker()
-        return ApiError(
-            "node_execution_error",
-            f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
-            "under this request's id.",
-            node=error.node,
-            node_type=error.node_type,
-        )
-
 
 def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
@@ -285,6 +253,12 @@ def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
             raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
     elif not workflow.inputs.get("mask_image"):
         raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
+
+
+def _check_result(pixels: np.ndarray) -> None:
+    """Raises ValueError, in the node that delivers them, if `pixels` are no image that can be encoded."""
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_SIDE:
+        raise ValueError(f"What is linked to images is of the shape {pixels.shape}, not (height, width, 3).")
 
 
 def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:

@@ -1,12 +1,51 @@
 """A node pack for the tests: nodes that misbehave on demand, and a look at what the process still holds."""
 
+import asyncio
 import gc
 import json
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise ValueError("there is no text")
+
+
+RAISED = {
+    "error": lambda: ValueError("secret /path/of/the/server in a message"),
+    "exit": lambda: SystemExit(3),
+    "keyboard": KeyboardInterrupt,
+    "canceled": asyncio.CancelledError,
+    "generator": GeneratorExit,
+    "iteration": StopIteration,
+    "untold": Untold,
+    "surrogate": lambda: ValueError("half a character \ud800"),
+    "huge": lambda: ValueError("megabytes " * 500_000),
+    "nobody": lambda: NoPersonFound("nobody here"),
+    "cuda": lambda: RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "memory": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 TiB"),
+    "memory_python": MemoryError,
+}
+RETURNED = {
+    "nothing": lambda: None,
+    "list": lambda: ([],),
+    "text": lambda: ("an image",),
+    "flat": lambda: (torch.zeros(64, 64),),
+    "empty": lambda: (torch.zeros(1, 0, 64, 3),),
+    "no_numbers": lambda: (torch.full((1, 64, 64, 3), float("nan")),),
+    "memory_numpy": lambda: (np.empty(1 << 50),),
+    "memory_torch": lambda: (torch.empty(1 << 50),),
+    "recursion": lambda: recurse(),
+}
+
+
+def recurse() -> None:
+    recurse()
 
 
 class NoPersonFound(ValueError):
@@ -26,23 +65,17 @@ class ProbeFault:
             "required": {
                 "image": ("IMAGE",),
                 "fault": (
-                    ["none", "error", "nobody", "exit", "cuda", "memory", "pause", "sleep", "hang"],
+                    ["none", "pause", "sleep", "hang", *RAISED, *RETURNED],
                     {"default": "none"},
                 ),
             }
         }
 
     def run(self, image: torch.Tensor, fault: str) -> tuple[torch.Tensor]:
-        if fault == "error":
-            raise ValueError("secret /path/of/the/server in a message")
-        if fault == "nobody":
-            raise NoPersonFound("nobody here")
-        if fault == "exit":
-            raise SystemExit(3)
-        if fault == "cuda":
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if fault == "memory":
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 TiB")
+        if fault in RAISED:
+            raise RAISED[fault]()
+        if fault in RETURNED:
+            return RETURNED[fault]()
         if fault in ("pause", "sleep"):  # a second, half a minute
             for _ in range(20 if fault == "pause" else 600):
                 time.sleep(0.05)
@@ -50,6 +83,25 @@ class ProbeFault:
         if fault == "hang":
             time.sleep(30)
         return (image,)
+
+
+class ProbeConstructor(ProbeFault):
+    """Cannot even be made, which no guard around a node's work covers."""
+
+    def __init__(self) -> None:
+        raise SystemExit(3)
+
+
+class ProbeValidation(ProbeFault):
+    """Raises, or takes seconds, where its inputs are checked."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, fault: str) -> bool:
+        if fault == "error":
+            raise RAISED["error"]()
+        if fault == "sleep":
+            time.sleep(3)
+        return True
 
 
 def held_tensors() -> list[list[int]]:
@@ -70,7 +122,7 @@ def _interrupt_point() -> None:
         throw_exception_if_processing_interrupted()
 
 
-NODE_CLASS_MAPPINGS = {"ProbeFault": ProbeFault}
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (ProbeFault, ProbeConstructor, ProbeValidation)}
 
 try:
     from aiohttp import web

@@ -27,7 +27,7 @@ from support.waiting import until
 
 CLIENTS = 200
 MAX_QUEUE = 8
-FAULTS = ("none", "exit", "cuda", "memory", "pause", "sleep", "hang")
+FAULTS = ("none", "cuda", "memory", "pause", "sleep", "hang")
 GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
 
 
@@ -314,14 +314,6 @@ def check_failed(server: Server, reason: str) -> None:
         assert client.get("/metrics").status_code == 200
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(40) == 0
-
-
-def test_a_node_that_ends_the_executor(engine, tmp_path):
-    with fresh(engine, tmp_path) as server:
-        deadly, behind = Sent(server, "exit"), Sent(server, "none")
-        assert deadly.result().status_code == 503
-        assert behind.result().status_code in (200, 503)
-        check_failed(server, "executor")
 
 
 def test_a_gpu_fault_is_latched(engine, tmp_path):

@@ -52,6 +52,9 @@ class FakeEngine:
     def fault(self) -> str | None:
         return self.dead
 
+    def keep_alive(self) -> None:
+        pass
+
     def fail_all_runs(self) -> None:
         for run in self.runs:
             run.finish(EngineDead())

@@ -3,10 +3,10 @@
 Works from 0.3.44 to 0.3x by looking at what the host offers, never at its version number.
 """
 
+import asyncio
 import inspect
 import itertools
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +22,17 @@ import nodes
 import torch
 from server import PromptServer
 
+from . import aside
+from .comfyui_queue import watch
+from .comfyui_worker import ExecutorThread, guard_nodes
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
+from .raised import trace_of, type_name
 
 logger = logging.getLogger(__name__)
+
+# This pack's nodes and ComfyUI's basic ones check their inputs in no time; what others do is not known.
+QUICK_MODULES = (__name__.removesuffix("engine.comfyui"), "nodes.")
+VALIDATE_LIMIT_S = 10.0
 
 # Progress and previews go to the websocket of this client, which never connects, instead of to all.
 CLIENT_ID = "comfyui_tryon"
@@ -37,12 +45,13 @@ class ComfyUIEngine:
         self._runs: dict[str, Run] = {}
         self._sweeps: dict[str, Run] = {}
         self._running: str | None = None
-        self._worker: threading.Thread | None = None
+        self._thread = ExecutorThread(self._on_death)
         self._numbers = itertools.count()
         # From 0.3.68 on an item ends in the prompt's secrets, and the worker fails without them.
         takes_secrets = "process_item" in inspect.signature(self._queue.task_done).parameters
         self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
-        _watch(self._queue, self)
+        watch(self._queue, self)
+        guard_nodes(execution, memory.InterruptProcessingException, lambda: self._running in self._runs)
         # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
         self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
@@ -64,13 +73,27 @@ class ComfyUIEngine:
         return nodes.NODE_CLASS_MAPPINGS
 
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
+        classes = (nodes.NODE_CLASS_MAPPINGS.get(str(node.get("class_type"))) for node in prompt.values())
+        if all(f"{getattr(cls, '__module__', 'nodes')}.".startswith(QUICK_MODULES) for cls in classes):
+            await self._validate(prompt, outputs)
+            return
+        try:
+            await aside.call(lambda: asyncio.run(self._validate(prompt, outputs)), VALIDATE_LIMIT_S)
+        except aside.TooSlow:
+            raise GraphError(f"its nodes did not finish checking their inputs within {VALIDATE_LIMIT_S:g} s") from None
+
+    async def _validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
         arity = len(inspect.signature(execution.validate_prompt).parameters)
         # 0.3.44 takes the prompt alone; later ones take an id before it, and then the outputs to execute.
         arguments = (prompt,) if arity == 1 else ("", prompt, list(outputs))[:arity]
-        result = execution.validate_prompt(*arguments)
-        valid, error, good_outputs, node_errors = await result if inspect.isawaitable(result) else result
+        try:
+            result = execution.validate_prompt(*arguments)
+            valid, error, good_outputs, node_errors = await result if inspect.isawaitable(result) else result
+        except BaseException as raised:  # a node's definition may do anything
+            logger.error("A prompt cannot be checked:\n%s", trace_of(raised))
+            raise GraphError(f"checking it failed with {type_name(raised)}") from None
         problems = [
-            f"node {node} ({found['class_type']}): {problem['message']}: {problem['details']}"
+            f"node {node} ({found['class_type']}): {problem['message']}: {_details(problem)}"
             for node, found in node_errors.items()
             for problem in found["errors"]
         ]
@@ -85,10 +108,8 @@ class ComfyUIEngine:
 
     def cancel(self, run: Run) -> None:
         if self._queue.delete_queue_item(lambda item: item[1] == run.id):
-            self._runs.pop(run.id, None)
-            run.finish(Interrupted())
-            run.release()
-        elif hasattr(self._queue, "interrupt_if_running"):
+            return  # on_removed has ended it
+        if hasattr(self._queue, "interrupt_if_running"):
             self._queue.interrupt_if_running(run.id)
         else:
             with self._queue.mutex:  # while it is held, the executor cannot go on to another prompt
@@ -96,8 +117,10 @@ class ComfyUIEngine:
                     nodes.interrupt_processing()
 
     def fault(self) -> str | None:
-        dead = self._worker is not None and not self._worker.is_alive()
-        return "ComfyUI's executor thread has ended" if dead else None
+        return self._thread.fault
+
+    def keep_alive(self) -> None:
+        self._thread.replaces = True
 
     def fail_all_runs(self) -> None:
         for run in [*self._runs.values(), *self._sweeps.values()]:
@@ -123,9 +146,14 @@ class ComfyUIEngine:
         bar = comfy.utils.ProgressBar(total)
         run = self._runs.get(self._running or "")
         previews = run is None or run.previews
+        reported = -1
 
         def report(step: int, preview: Callable[[], Any] | None = None) -> None:
+            nonlocal reported
             memory.throw_exception_if_processing_interrupted()
+            if step == reported:
+                return
+            reported = step
             bar.update_absolute(step, total, ("JPEG", preview(), None) if preview and previews else None)
 
         return report
@@ -138,7 +166,7 @@ class ComfyUIEngine:
 
     def on_get(self) -> None:
         """Called in the executor thread before it waits for a prompt."""
-        self._worker = threading.current_thread()
+        self._thread.on_get()
 
     def on_start(self, prompt_id: str) -> None:
         """Called in the executor thread when it has taken a prompt."""
@@ -148,6 +176,7 @@ class ComfyUIEngine:
 
     def on_end(self, prompt_id: str, messages: Sequence[tuple[str, dict]]) -> None:
         """Called in the executor thread when a prompt has ended: reports a run's outcome, leaves no history entry."""
+        self._thread.on_end()
         if swept := self._sweeps.pop(prompt_id, None):
             self._queue.delete_history_item(prompt_id)
             swept.call(swept.release)
@@ -155,6 +184,29 @@ class ComfyUIEngine:
             self._queue.delete_history_item(prompt_id)
             run.call(run.finish, _outcome(messages))
             self._sweep(run)
+
+    def on_removed(self, prompt_id: str) -> None:
+        """Called in any thread when a waiting prompt has left the queue, by `cancel` or by ComfyUI's own API."""
+        self._end(prompt_id, Interrupted("The operator removed this request from ComfyUI's queue."))
+
+    def _on_death(self) -> None:
+        """Ends the prompts that the executor thread was at when it ended, and which ComfyUI still counts as running."""
+        with self._queue.mutex:
+            ended = [item[1] for item in self._queue.currently_running.values()]
+            self._queue.currently_running.clear()
+        node, self._server.last_node_id = str(self._server.last_node_id or "unknown"), None
+        for prompt_id in ended:
+            run = self._runs.get(prompt_id)
+            node_type = str(run.prompt.get(node, {}).get("class_type", "unknown")) if run else ""
+            self._end(prompt_id, NodeFailed(node, node_type, "BaseException", "It ended ComfyUI's executor thread."))
+
+    def _end(self, prompt_id: str, error: Exception) -> None:
+        """Ends a run of which the executor holds nothing, or will hold nothing once it takes the next prompt."""
+        run = self._runs.pop(prompt_id, None)
+        if run:
+            run.call(run.finish, error)
+        if run := run or self._sweeps.pop(prompt_id, None):
+            run.call(run.release)
 
     def _put(self, number: int, prompt_id: str, prompt: dict, outputs: Sequence[str]) -> None:
         extra = {"client_id": CLIENT_ID, "create_time": int(time.time() * 1000)}
@@ -189,37 +241,16 @@ class ComfyUIEngine:
         return None
 
 
-def _watch(queue: Any, engine: ComfyUIEngine) -> None:
-    """Makes ComfyUI's `queue` report to `engine` when it hands out a prompt and when that prompt has ended.
-
-    No hook of ComfyUI's covers this for prompts that did not come over HTTP. The queue gets a subclass of its class;
-    a new queue would leave other packs with a reference to one that nobody reads.
-    """
-
-    class WatchedQueue(type(queue)):  # type: ignore[misc]
-        def get(self, timeout: float | None = None) -> Any:
-            engine.on_get()
-            taken = super().get(timeout)
-            if taken is not None:
-                engine.on_start(taken[0][1])
-            return taken
-
-        def task_done(self, item_id: Any, history_result: dict, status: Any, **others: Any) -> None:
-            prompt_id = self.currently_running[item_id][1]
-            super().task_done(item_id, history_result, status, **others)
-            try:
-                engine.on_end(prompt_id, getattr(status, "messages", ()))
-            except Exception:  # it would end the executor thread
-                logger.exception("The end of a prompt could not be reported")
-
-    queue.__class__ = WatchedQueue
+def _details(problem: dict) -> str:
+    """Returns what ComfyUI says of an input; of an exception only its class: its text is for the log."""
+    return str(problem.get("extra_info", {}).get("exception_type") or problem["details"])
 
 
 def _outcome(messages: Sequence[tuple[str, dict]]) -> Exception | None:
     """Reads from a prompt's status messages how it ended; the status itself calls an interruption an error too."""
     for event, data in messages:
         if event == "execution_interrupted":
-            return Interrupted()
+            return Interrupted("The operator interrupted this request in ComfyUI.")
         if event == "execution_error":
             return NodeFailed(
                 str(data.get("node_id")),

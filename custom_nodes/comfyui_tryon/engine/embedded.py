@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link
+from .raised import trace_of, type_name
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,13 @@ class EmbeddedEngine:
     async def validate(self, prompt: dict[str, dict], outputs: Sequence[str]) -> None:
         classes = self.node_classes()
         for node in _with_dependencies(prompt, outputs):
-            _check_node(node, prompt, classes)
+            try:
+                _check_node(node, prompt, classes)
+            except GraphError:
+                raise
+            except BaseException as error:  # the node's definition may do anything
+                logger.error("Node %s cannot be checked:\n%s", node, trace_of(error))
+                raise GraphError(f"node {node}: checking it failed with {type_name(error)}") from None
 
     def queue(self, run: Run) -> None:
         self._runs[run.id] = run
@@ -61,6 +68,9 @@ class EmbeddedEngine:
         if self._thread.is_alive():
             return None
         return "the executor thread has ended"
+
+    def keep_alive(self) -> None:
+        pass  # whatever a node raises, the thread goes on
 
     def fail_all_runs(self) -> None:
         for run in self._runs.values():
@@ -83,11 +93,13 @@ class EmbeddedEngine:
         return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
 
     def progress(self, total: int) -> Callable[..., None]:
-        run, node = self._running, self._node
+        run, node, reported = self._running, self._node, -1
 
         def report(step: int, preview: Callable[[], Any] | None = None) -> None:
+            nonlocal reported
             self._check_canceled()
-            if run:
+            if run and step != reported:
+                reported = step
                 image = preview() if preview and run.previews else None
                 run.call(run.on_progress, Progress(step, total, node, image))
 
@@ -119,10 +131,10 @@ class EmbeddedEngine:
                 run.call(run.on_start)
                 with torch.inference_mode():
                     self._execute(run)
-            except (Interrupted, NodeFailed) as caught:
+            except Interrupted as caught:
                 error = caught
-                if getattr(caught, "error_type", "") == "OutOfMemoryError":
-                    self._unload()
+            except BaseException as caught:  # a node may raise anything, and the thread must outlive it
+                error = self._failure(run, caught)
             self._canceled.discard(run.id)
             self._runs.pop(run.id, None)
             self._running = None
@@ -130,9 +142,20 @@ class EmbeddedEngine:
             run.call(run.release)
             del run, error
 
+    def _failure(self, run: Run, error: BaseException) -> NodeFailed:
+        node_type = str(run.prompt.get(self._node, {}).get("class_type"))
+        logger.error("Node %s (%s) failed:\n%s", self._node, node_type, trace_of(error))
+        failure = NodeFailed.of(self._node, node_type, error)
+        if failure.is_out_of_memory:
+            try:
+                self._unload()
+            except Exception as second:  # such as a GPU that has failed
+                logger.error("The models could not be unloaded:\n%s", trace_of(second))
+        return failure
+
     def _execute(self, run: Run) -> None:
         classes = self.node_classes()
-        results: dict[str, tuple] = {}
+        results: dict[str, Sequence] = {}
         pending = list(run.outputs)
         while pending:
             self._node = node = pending[-1]
@@ -151,7 +174,7 @@ class EmbeddedEngine:
                     name: results[value[0]][value[1]] if value[0] in results else None for name, value in links.items()
                 }
                 literals = {name: value for name, value in inputs.items() if name not in links}
-                needed = _call(run, node, instance.check_lazy_status, {**literals, **known})
+                needed = instance.check_lazy_status(**{**literals, **known})
                 wanted = [links[name][0] for name in needed or () if name in links and links[name][0] not in results]
             if wanted:
                 pending.extend(wanted)
@@ -161,8 +184,8 @@ class EmbeddedEngine:
                 for name, value in inputs.items()
                 if name not in links or value[0] in results
             }
-            value = _call(run, node, getattr(instance, instance.FUNCTION), arguments)
-            results[node] = value.get("result", ()) if isinstance(value, dict) else value
+            value = getattr(instance, instance.FUNCTION)(**arguments)
+            results[node] = _results(cls, value)
             pending.pop()
 
 
@@ -173,14 +196,12 @@ class Held:
         self.model = model
 
 
-def _call(run: Run, node: str, function: Callable, arguments: dict[str, Any]) -> Any:
-    try:
-        return function(**arguments)
-    except (Interrupted, SystemExit):
-        raise
-    except Exception as error:
-        logger.exception("Node %s (%s) raised", node, run.prompt[node]["class_type"])
-        raise NodeFailed(node, run.prompt[node]["class_type"], type(error).__name__, str(error)) from None
+def _results(cls: type[Any], value: Any) -> Sequence:
+    """Returns a node's results from what its function returned; raises TypeError if they are not there."""
+    found = value.get("result", ()) if isinstance(value, dict) else value
+    if not isinstance(found, (tuple, list)) or len(found) < len(cls.RETURN_TYPES):
+        raise TypeError(f"It returned no {len(cls.RETURN_TYPES)} results.")
+    return found
 
 
 def _declared(cls: type[Any]) -> dict[str, tuple[str, tuple]]:

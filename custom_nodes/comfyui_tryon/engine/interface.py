@@ -1,11 +1,21 @@
 """What the pack needs of an engine: the prompts it is given, how they end, and the `Engine` protocol itself."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from .raised import MAX_NAME, bounded, text_of, type_name
+
+# What allocators of the CPU and the GPU say: torch, NumPy, cuBLAS, cuDNN, onnxruntime, OpenCV.
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot|unable to|failed to) allocate|insufficient memory|bad[_ ]alloc|_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
 
 
 @dataclass(frozen=True)
@@ -68,29 +78,50 @@ class Run:
 
 
 class GraphError(ValueError):
-    """The engine cannot execute a prompt; the message names the node and says what is wrong with it."""
+    """The engine cannot execute a prompt; the message names the node and says what is wrong with it.
+
+    It goes to clients, and so has nothing of the text of an exception of a node.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(bounded(message))
 
 
 class NodeFailed(Exception):
-    """A node raised.
+    """A node raised, or returned what is none of its results.
 
     Attributes:
         node: id of the node.
         node_type: its class name.
         error_type: name of the exception's class, without its module.
-        message: the exception's text, for the log.
+        message: the exception's text, bounded, for the log.
     """
 
     def __init__(self, node: str, node_type: str, error_type: str, message: str) -> None:
-        super().__init__(f"node {node} ({node_type}) raised {error_type}: {message}")
         self.node = node
         self.node_type = node_type
-        self.error_type = error_type
-        self.message = message
+        self.error_type = bounded(error_type, MAX_NAME)
+        self.message = bounded(message)
+        super().__init__(f"node {node} ({node_type}) raised {self.error_type}: {self.message}")
+
+    @classmethod
+    def of(cls, node: str, node_type: str, error: BaseException) -> "NodeFailed":
+        return cls(node, node_type, type_name(error), text_of(error))
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        return self.error_type.endswith("MemoryError") or bool(OUT_OF_MEMORY.search(self.message))
+
+    @property
+    def is_device_fault(self) -> bool:
+        """Whether the device has failed in a way that only another process recovers from."""
+        if self.is_out_of_memory:
+            return False
+        return self.error_type == "AcceleratorError" or bool(DEVICE_FAULT.search(self.message))
 
 
 class Interrupted(Exception):
-    """The run was canceled."""
+    """The run was canceled; the message, if there is one, says by whom instead of by this pack."""
 
 
 class EngineDead(Exception):
@@ -119,6 +150,9 @@ class Engine(Protocol):
     def fault(self) -> str | None:
         """Why no run can ever finish again, or None. Takes no lock that execution holds."""
 
+    def keep_alive(self) -> None:
+        """Replaces the executor thread from now on whenever a node ends it; only where the process is the API's."""
+
     def fail_all_runs(self) -> None:
         """Fails every run with EngineDead, after `fault` has given a reason. Call on the event loop."""
 
@@ -141,6 +175,7 @@ class Engine(Protocol):
         """A function that reports steps done of `total`, and raises where the run has been canceled.
 
         It takes the number of steps and, optionally, a function that makes a preview, called only if it will be shown.
+        The same number again reports nothing and still raises, so that long work within a step can be canceled.
         """
 
     def input_folder(self) -> Path | None:

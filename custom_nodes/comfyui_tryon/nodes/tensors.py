@@ -9,9 +9,14 @@ from PIL import Image
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Converts floats in [0, 1], of any shape and on any device, to uint8; values beyond are clipped."""
+    """Converts floats in [0, 1], of any shape and on any device, to uint8; values beyond are clipped.
+
+    Raises:
+        FloatingPointError: a value is not a number, and would become a black pixel.
+    """
     scaled = np.multiply(images.float().cpu().numpy(), 255.0)
-    return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+    with np.errstate(invalid="raise"):
+        return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
 def from_uint8(pixels: np.ndarray) -> torch.Tensor:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.interface import Engine, GraphError
+from ..engine.interface import Engine
 from ..schema import BoundWorkflow, WorkflowList
 from ..settings import WORKFLOW_NAME
 from .binding import Workflow, bind
+from .checking import check
 from .format import WorkflowInvalid, to_prompt
 
 logger = logging.getLogger(__name__)
@@ -196,18 +197,7 @@ class Workflows:
         """
         if len(data) > MAX_BYTES:
             raise WorkflowInvalid(f"it is larger than {MAX_BYTES / 1e6:g} MB")
-        try:
-            workflow = parse_workflow(name, data, self._node_classes())
-            # in a loop of its own: this runs in a thread of the pool or of a publisher
-            asyncio.run(self._engine.validate(workflow.prompt("", {}), workflow.outputs))
-        except WorkflowInvalid:
-            raise
-        except GraphError as error:
-            raise WorkflowInvalid(str(error)) from None
-        except Exception as error:  # a third-party node's definition may do anything
-            logger.exception("Workflow %s cannot be checked", name)
-            raise WorkflowInvalid(f"checking it failed with {type(error).__name__}") from None
-        return workflow
+        return check(self._engine, lambda: parse_workflow(name, data, self._node_classes()))
 
     def _read(self, name: str) -> bytes:
         try:

@@ -1,0 +1,34 @@
+"""Says what an exception is, whatever it is: a node's text may be huge, not encodable or impossible to get."""
+
+import traceback
+
+MAX_TEXT = 4000
+MAX_NAME = 100
+
+
+def bounded(text: str, limit: int = MAX_TEXT) -> str:
+    """Returns `text` as UTF-8 can encode it, without its middle if it has more than `limit` characters."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def type_name(error: BaseException) -> str:
+    """Returns the name of the exception's class, MemoryError for all that are one."""
+    return "MemoryError" if isinstance(error, MemoryError) else bounded(type(error).__name__, MAX_NAME)
+
+
+def text_of(error: BaseException) -> str:
+    """Returns the exception's text, bounded; says so if there is none to get."""
+    try:
+        return bounded(str(error))
+    except BaseException as raised:  # its class may do anything
+        return f"its text cannot be had, which raises {type_name(raised)}"
+
+
+def trace_of(error: BaseException, limit: int = MAX_TEXT) -> str:
+    """Returns the exception's traceback, bounded, for the log."""
+    try:
+        return bounded("".join(traceback.format_exception(type(error), error, error.__traceback__)), limit)
+    except BaseException as raised:
+        return f"{type_name(error)}, whose traceback cannot be had, which raises {type_name(raised)}"

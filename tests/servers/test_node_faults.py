@@ -1,0 +1,99 @@
+"""Whatever a node raises or returns fails its own request only, and what waits behind it is answered."""
+
+import concurrent.futures
+import json
+
+import httpx
+import pytest
+from PIL import Image
+from probe import RAISED, RETURNED
+from prometheus_client.parser import text_string_to_metric_families
+from support.images import to_base64
+from support.replies import error
+from support.servers import EMBEDDED, ROOT, Server, probe_server
+
+CODES = dict.fromkeys([*RAISED, *RETURNED], (500, "node_execution_error"))
+CODES |= {name: (503, "out_of_memory") for name in CODES if name.startswith("memory")}
+CODES["nobody"] = 422, "no_person_found"
+del CODES["cuda"]  # a GPU that has failed is the one fault that ends a worker
+LOG_LIMIT = 20_000  # characters a fault
+GREY = to_base64(Image.new("RGB", (64, 64), "grey"))
+
+
+@pytest.fixture(scope="module")
+def worker(engine, tmp_path_factory):
+    """A server with a workflow for each fault, and for each of the probe's other nodes."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "workflows").mkdir()
+    demo = json.loads((ROOT / "workflows/demo.json").read_text())
+    nodes = {name: ("ProbeFault", name) for name in ("none", *CODES)}
+    nodes |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
+    nodes |= {"slow_validation": ("ProbeValidation", "sleep")}
+    for name, (class_type, fault) in nodes.items():
+        probe = {"class_type": class_type, "inputs": {"image": ["1", 0], "fault": fault}}
+        output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
+        graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
+        (folder / f"workflows/{name}.json").write_text(json.dumps(graph))
+    environment = {"TRYON_WORKFLOWS_DIR": str(folder / "workflows"), "TRYON_WORKFLOW": "none", "TRYON_WARMUP": "0"}
+    with probe_server(engine, folder, environment) as server:
+        yield server
+
+
+def send(worker: Server, name: str) -> httpx.Response:
+    with worker.client() as client:
+        return client.post("/api/v1/tryon", json={"person_image": GREY, "garment_image": GREY, "workflow": name})
+
+
+def restarts(worker: Server) -> float:
+    text = httpx.get(worker.url + "/metrics", timeout=30).text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return next(sample.value for sample in samples if sample.name == "tryon_executor_restarts_total")
+
+
+def test_every_fault_of_a_node_fails_its_own_request_only(worker):
+    for name, (status, code) in CODES.items():
+        before = len(worker.log())
+        reply = send(worker, name)
+        error(reply, status, code)
+        assert len(reply.content) < 1000 and "secret" not in reply.text
+        assert send(worker, "none").status_code == 200, f"after {name}"
+        assert len(worker.log()) - before < LOG_LIMIT, f"{name} fills the log"
+        assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
+    assert restarts(worker) == 0
+
+
+def test_an_executor_thread_that_a_node_ends_is_replaced_and_the_queue_kept(worker, engine):
+    before = restarts(worker)
+    names = ["constructor", "none", "constructor", "none", "none"]
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        replies = list(pool.map(lambda name: send(worker, name), names))
+    for name, reply in zip(names, replies):
+        if name == "none":
+            assert reply.status_code == 200
+        else:
+            found = error(reply, 500, "node_execution_error")
+            assert found["details"] == {"node": "20", "node_type": "ProbeConstructor"}
+    assert restarts(worker) - before == (0 if engine == EMBEDDED else 2)
+    assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
+
+
+def test_what_a_nodes_validation_raises_is_not_told(worker, engine):
+    if engine == EMBEDDED:
+        pytest.skip("the embedded engine calls no VALIDATE_INPUTS")
+    reply = send(worker, "invalid")
+    found = error(reply, 500, "workflow_invalid")
+    assert "ValueError" in found["message"] and "secret" not in reply.text
+    assert "secret" in worker.log()
+
+
+def test_a_slow_validation_holds_nobody_up(worker, engine):
+    if engine == EMBEDDED:
+        pytest.skip("the embedded engine calls no VALIDATE_INPUTS")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, worker.client() as client:
+        slow = pool.submit(send, worker, "slow_validation")
+        answered = 0
+        while not slow.done():
+            assert client.get("/ping").status_code == 200
+            answered += 1
+        assert slow.result().status_code == 200
+    assert answered > 10, "/ping waited for the validation"
