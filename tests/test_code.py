@@ -22,8 +22,9 @@ LAYERS = [
     ["nodes"],
     ["engine", "catvton", "masker", "weights"],
     ["demo"],
+    ["decoding"],
     ["exchange", "images", "schema", "log", "metrics"],
-    ["errors", "settings"],
+    ["errors", "settings", "structure"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

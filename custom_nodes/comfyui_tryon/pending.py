@@ -1,5 +1,6 @@
 """A request between its arrival and its answer, the events that it causes, and its result."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -60,5 +61,6 @@ class PendingRequest:
         self.position: int | None = None
         self.arrived = time.perf_counter()
         self.queued = self.started = self.ended = 0.0
+        self.decoding: asyncio.Future | None = None
         self.run: Run | None = None
         self.cancel_reason: ApiError | None = None

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from . import exchange, images
+from .decoding.budget import Share
+from .decoding.decoder import Decoder
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
 from .failures import node_error
@@ -21,7 +23,6 @@ from .workflows.store import Workflows
 
 logger = logging.getLogger(__name__)
 
-MASK_ASPECT_TOLERANCE = 0.01
 # A run that ends at its deadline, without progress until then, is interrupted and not yet stuck.
 STUCK_GRACE_S = 5.0
 MAX_SIDE = 16_383  # of an image in WebP
@@ -41,6 +42,7 @@ class TryOn:
         self._last_progress: dict[Run, float] = {}
         self._fault: str | None = None
         self._execute_s = FIRST_EXECUTE_S
+        self._decoder = Decoder(int(settings.decode_mb * 1e6), settings.max_pixels)
         self._codecs = ThreadPoolExecutor(thread_name_prefix="tryon-codec")
 
     @property
@@ -104,6 +106,8 @@ class TryOn:
         if request is None:
             return False
         request.cancel_reason = reason or canceled()
+        if request.decoding:
+            request.decoding.cancel()
         if request.run:
             self._engine.cancel(request.run)
         return True
@@ -139,10 +143,18 @@ class TryOn:
             sizes.append((pixels.shape[1], pixels.shape[0]))
             encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
 
-        with exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
-            opened.images, prompt = await asyncio.gather(
-                self._decode(fields), self._prompt(request, workflow, fields, opened.token, seed)
-            )
+        with self._decoder.share() as share, exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
+            request.decoding = asyncio.ensure_future(self._decode(fields, share))
+            try:
+                opened.images, prompt = await asyncio.gather(
+                    request.decoding, self._prompt(request, workflow, fields, opened.token, seed)
+                )
+            except asyncio.CancelledError:
+                if request.cancel_reason:
+                    raise request.cancel_reason from None
+                raise
+            finally:
+                request.decoding.cancel()
             decoded = time.perf_counter()
             run = await self._execute(request, workflow, prompt)
         if not encoded:
@@ -161,18 +173,9 @@ class TryOn:
         timings = Timings(**{f"{stage}_s": round(stages[stage], 4) for stage in ("queue", "execute", "total")})
         return Result(files, sizes, seed, workflow, timings, fields.output_format, stages)
 
-    async def _decode(self, fields: TryonRequest) -> dict[str, np.ndarray]:
-        """Decodes the request's images side by side: uint8 (H, W, 3) RGB by field, the mask in the person's size."""
+    async def _decode(self, fields: TryonRequest, share: Share) -> dict[str, np.ndarray]:
         uploads = {name: data for name in IMAGE_FIELDS if (data := getattr(fields, name)) is not None}
-        loop = asyncio.get_running_loop()
-        decoding = (
-            loop.run_in_executor(self._codecs, images.decode, data, name, self._settings.max_pixels)
-            for name, data in uploads.items()
-        )
-        decoded = dict(zip(uploads, await asyncio.gather(*decoding)))
-        if "mask_image" in decoded:
-            decoded["mask_image"] = await asyncio.to_thread(_fit_mask, decoded["mask_image"], decoded["person_image"])
-        return decoded
+        return await self._decoder.decode(uploads, share)
 
     async def _prompt(
         self, request: PendingRequest, workflow: Workflow, fields: TryonRequest, token: str, seed: int
@@ -259,15 +262,3 @@ def _check_result(pixels: np.ndarray) -> None:
     """Raises ValueError, in the node that delivers them, if `pixels` are no image that can be encoded."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_SIDE:
         raise ValueError(f"What is linked to images is of the shape {pixels.shape}, not (height, width, 3).")
-
-
-def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """Resizes the mask to the person image, uint8 (H, W, 3); raises ApiError if its aspect ratio differs."""
-    (mask_h, mask_w), (h, w) = mask.shape[:2], person.shape[:2]
-    if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
-        raise ApiError(
-            "invalid_image",
-            f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person image's size.",
-            field="mask_image",
-        )
-    return mask if (mask_h, mask_w) == (h, w) else images.resize(mask, (w, h))

@@ -1,0 +1,65 @@
+"""The memory that requests may hold in decoded images."""
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+
+class Budget:
+    """Lends shares of `total` bytes, first come first served."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.taken = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def share(self) -> "Share":
+        return Share(self)
+
+    async def take(self, size: int) -> None:
+        if not self._waiting and self.taken + size <= self.total:
+            self.taken += size
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came and was not taken
+                self.give_back(size)
+            else:
+                self._waiting.remove((size, turn))
+                self.give_back(0)  # those behind may fit
+            raise
+
+    def give_back(self, size: int) -> None:
+        self.taken -= size
+        while self._waiting and self.taken + self._waiting[0][0] <= self.total:
+            next_size, turn = self._waiting.popleft()
+            self.taken += next_size
+            turn.set_result(None)
+
+
+class Share:
+    """One request's part of the budget, given back at the end of the block."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    async def take(self, size: int) -> None:
+        """Waits until `size` bytes are free. Call it once: two requests that hold a part could wait for each other."""
+        await self._budget.take(size)
+        self._size = size
+
+    def shrink(self, size: int) -> None:
+        self._budget.give_back(self._size - size)
+        self._size = size
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shrink(0)

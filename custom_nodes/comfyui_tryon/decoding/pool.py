@@ -1,0 +1,72 @@
+"""The decoding processes: a few for quick images, others for slow ones, and a time limit for all."""
+
+import asyncio
+import os
+
+import numpy as np
+
+from .. import images
+from ..errors import ApiError
+from .worker import Job, Worker
+
+QUICK_PROCESSES = min(4, max(2, os.cpu_count() or 2))
+SLOW_PROCESSES = 6
+# An image of 12 megapixels takes a third of a second. One that takes longer than QUICK_S leaves its place to others.
+QUICK_S = 1.5
+LIMIT_S = 9.0
+
+_idle: list[Worker] = []  # they know nothing of servers and event loops, and end with this process
+
+
+class Pool:
+    def __init__(self) -> None:
+        self._quick = asyncio.Semaphore(QUICK_PROCESSES)
+        self._slow = asyncio.Semaphore(SLOW_PROCESSES)
+
+    async def run(self, job: Job) -> images.Header | np.ndarray:
+        """Has a process do `job`; kills the process if it takes too long or if nobody waits any more.
+
+        Raises:
+            ApiError: what the process says of the image, or invalid_image for one that takes too long.
+        """
+        await self._quick.acquire()
+        place, worker, reply, slow = self._quick, None, None, False
+        try:
+            worker = _idle_worker()
+            if worker is None:
+                worker = Worker()
+                await worker.started()
+            reply = asyncio.ensure_future(worker.do(job))
+            await asyncio.wait({reply}, timeout=QUICK_S)
+            slow = not reply.done()
+            if slow and not self._slow.locked():
+                worker.give_way()
+                await self._slow.acquire()
+                place.release()
+                place = self._slow
+            return await asyncio.wait_for(reply, LIMIT_S - QUICK_S)
+        except asyncio.TimeoutError:
+            raise ApiError(
+                "invalid_image",
+                f"{job.field} takes too long to decode. Save it in a simpler form, such as a baseline JPEG.",
+                field=job.field,
+            ) from None
+        except OSError:
+            raise images.out_of_memory() from None
+        finally:
+            if worker and not slow and reply and reply.done() and not reply.cancelled():
+                _idle.append(worker)
+            elif worker:
+                worker.kill()
+            if reply:
+                reply.cancel()
+            place.release()
+
+
+def _idle_worker() -> Worker | None:
+    while _idle:
+        worker = _idle.pop()
+        if not worker.ended:
+            return worker
+        worker.kill()
+    return None
