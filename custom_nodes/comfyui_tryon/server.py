@@ -6,6 +6,7 @@ from aiohttp import web
 
 from . import metrics
 from .api.answering import Answering
+from .api.connections import Connections
 from .api.docs import DocsApi
 from .api.health import Health
 from .api.lock import Lock
@@ -43,6 +44,7 @@ class Server:
             self._engine.keep_alive()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
+            app.on_startup.append(Connections(self._settings.max_queue).guard)
             lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock)
             app.on_startup.append(lifecycle.start)
         else:

@@ -1,14 +1,18 @@
 """Three workers behind HAProxy with deploy/haproxy.cfg; deploy/README.md has figures of `python tests/balancer.py`."""
 
+import contextlib
+import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from comfyui_tryon.demo import checkpoint
-from support.balancer import HAPROXY, Fleet, fleet, load
-from support.servers import DEMO_MODELS
+from support.balancer import HAPROXY, Fleet, balance, fleet, load, name_server
+from support.servers import DEMO_MODELS, ROOT, free_port
 from support.waiting import until
 
 pytestmark = pytest.mark.skipif(
@@ -81,3 +85,80 @@ def test_drained_and_killed_workers_are_not_seen_by_clients(workers, fields):
     assert first.wait(30) == 0 and second.wait(30) == -signal.SIGKILL
     assert workers.retries() > 0, "no request was under way when the worker was killed"
     assert {seed: len(pictures) for seed, pictures in outcome.pictures.items()} == dict.fromkeys(range(5), 1)
+
+
+class Mortal:
+    """A worker that is ready, and ends with the first request that it gets."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.deaths = 0
+        self._listener = socket.create_server((address, port))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._listener.accept()[0]
+                with connection:
+                    head = connection.recv(65_536)
+                    if head.startswith(b"POST"):
+                        self.deaths += 1
+                        self.end()
+                    else:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    def end(self) -> None:
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def mortals(
+    folder: Path, addresses: list[str], configuration: str | None = None
+) -> Iterator[tuple[Fleet, list[Mortal]]]:
+    running = Fleet(free_port(), folder)
+    workers = [Mortal(address, running.port) for address in addresses]
+    with name_server(addresses) as resolver, balance(running, resolver, configuration):
+        # Ready from the first check on, they never change from DOWN to UP.
+        until(
+            lambda: len(set(re.findall(r"tryon/(worker\d+) changed its IP", running.log("haproxy")))) == len(addresses)
+        )
+        yield running, workers
+    for worker in workers:
+        worker.end()
+
+
+def test_a_request_that_workers_die_of_ends_two_of_them(tmp_path):
+    addresses = [f"127.0.0.{number}" for number in range(11, 17)]
+    with mortals(tmp_path, addresses) as (running, workers):
+        reply = httpx.post(f"{running.url}/api/v1/tryon", json={}, timeout=60)
+        assert sum(worker.deaths for worker in workers) == 2
+        assert reply.status_code == 502 and reply.json()["error"]["code"] == "internal_error"
+
+
+def stall(running: Fleet, length: int, sent: int) -> socket.socket:
+    port = int(running.url.rpartition(":")[2])
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    head = (
+        f"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    )
+    client.sendall(head.encode() + bytes(sent))
+    return client
+
+
+def test_clients_that_stall_in_their_body_are_bounded_and_dropped(tmp_path):
+    whole = (ROOT / "deploy/haproxy.cfg").read_text()
+    short = re.sub(r"(?m)^  timeout http-request .*$", "  timeout http-request 3s", whole)
+    assert short.count("timeout http-request 3s") == 2
+    with mortals(tmp_path, ["127.0.0.21"], short) as (running, _):
+        stalled = [stall(running, 29_000_000, 1000) for _ in range(24)]
+        until(lambda: b"429" in stall_and_read(running), "a large body is still let in")
+        assert httpx.get(f"{running.url}/ping").status_code == 200
+        assert [client.recv(100) for client in stalled] == [b""] * 24
+
+
+def stall_and_read(running: Fleet) -> bytes:
+    with stall(running, 29_000_000, 1) as client:
+        client.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            return client.recv(100)
+    return b""

@@ -72,15 +72,28 @@ def fleet(addresses: list[str], environment: Mapping[str, str]) -> Iterator[Flee
         for address in addresses:
             running.start_worker(address, environment)
         stack.callback(lambda: [worker.kill() or worker.wait() for worker in running.workers.values()])
-        port = free_port()
-        running.url = f"http://127.0.0.1:{port}"
-        variables = {"WORKERS": f"workers.test:{running.port}", "RESOLVER": resolver, "PORT": str(port)}
-        with open(running.folder / "haproxy.log", "wb") as log:
-            command = [HAPROXY, "-db", "-f", str(ROOT / "deploy/haproxy.cfg")]
-            running.balancer = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
-        stack.callback(lambda: running.balancer.kill() or running.balancer.wait())
+        stack.enter_context(balance(running, resolver))
         wait_for_workers(running, len(addresses))
         yield running
+
+
+@contextlib.contextmanager
+def balance(running: Fleet, resolver: str, configuration: str | None = None) -> Iterator[None]:
+    """Starts HAProxy in front of a fleet; `configuration` takes the place of deploy/haproxy.cfg's text."""
+    port = free_port()
+    running.url = f"http://127.0.0.1:{port}"
+    variables = {"WORKERS": f"workers.test:{running.port}", "RESOLVER": resolver, "PORT": str(port)}
+    path = running.folder / "haproxy.cfg"
+    path.write_text(configuration or (ROOT / "deploy/haproxy.cfg").read_text())
+    with open(running.folder / "haproxy.log", "wb") as log:
+        running.balancer = subprocess.Popen(
+            [HAPROXY, "-db", "-f", str(path)], env=os.environ | variables, stdout=log, stderr=log
+        )
+    try:
+        yield
+    finally:
+        running.balancer.kill()
+        running.balancer.wait()
 
 
 def wait_for_workers(running: Fleet, count: int) -> None:

@@ -1,7 +1,7 @@
 """Reads a request's body, JSON or form, within its limit, and off the event loop if that takes long."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
@@ -29,31 +29,39 @@ DAMAGE = (
 )
 
 
-async def read(request: web.Request, max_bytes: int) -> TryonRequest:
-    """Reads and validates the fields of a request.
+def _uncounted(count: int) -> None:
+    pass
+
+
+async def read(request: web.Request, max_bytes: int, on_bytes: Callable[[int], None] = _uncounted) -> TryonRequest:
+    """Reads and validates the fields of a request; calls `on_bytes` with the length of each piece as it comes.
 
     Raises:
         ApiError
     """
     if request.content_type == "application/json":
-        data = await read_all(request, max_bytes)
+        data = await read_all(request, max_bytes, on_bytes=on_bytes)
         return await off_loop_if_large(len(data), _parse_json, data)
     if request.content_type == "multipart/form-data":
-        return await asyncio.to_thread(parse, await _read_form(request, max_bytes))
+        return await asyncio.to_thread(parse, await _read_form(request, max_bytes, on_bytes))
     raise ApiError("unsupported_media_type", "Send application/json or multipart/form-data.")
 
 
-async def read_instances(request: web.Request, max_bytes: int) -> list[TryonRequest]:
+async def read_instances(
+    request: web.Request, max_bytes: int, on_bytes: Callable[[int], None] = _uncounted
+) -> list[TryonRequest]:
     """Reads and validates the requests in Vertex AI's wrapping, {"instances": [fields], "parameters": fields}.
 
     Raises:
         ApiError
     """
-    data = await read_all(request, max_bytes)
+    data = await read_all(request, max_bytes, on_bytes=on_bytes)
     return await off_loop_if_large(len(data), _parse_instances, data)
 
 
-async def read_all(request: web.Request, max_bytes: int, advice: str = "") -> bytearray:
+async def read_all(
+    request: web.Request, max_bytes: int, advice: str = "", on_bytes: Callable[[int], None] = _uncounted
+) -> bytearray:
     """Reads the body; `advice` takes the place of the usual message if it is larger than `max_bytes`.
 
     Raises:
@@ -66,6 +74,7 @@ async def read_all(request: web.Request, max_bytes: int, advice: str = "") -> by
             data += chunk
             if len(data) > max_bytes:
                 raise _too_large(max_bytes, advice)
+            on_bytes(len(chunk))
     except ConnectionError:
         raise ApiError("canceled", "The client went away.") from None
     except DAMAGE as error:
@@ -125,7 +134,7 @@ class _FewLines:
         return await self._content.readline(*args, **kwargs)
 
 
-async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
+async def _read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[int], None]) -> dict[str, Any]:
     _check_head(request, max_bytes)
     fields: dict[str, Any] = {}
     size = 0
@@ -141,6 +150,7 @@ async def _read_form(request: web.Request, max_bytes: int) -> dict[str, Any]:
                 size += len(chunk)
                 if size > max_bytes:
                     raise _too_large(max_bytes)
+                on_bytes(len(chunk))
                 if part.filename is None and name not in IMAGE_FIELDS and len(data) > TEXT_FIELD_LIMIT:
                     raise ApiError(
                         "invalid_parameter", f"{name[:64]!r} is longer than a value can be.", field=name[:64]

@@ -1,6 +1,7 @@
 """A try-on request answered with server-sent events: status, progress, preview, then output or error."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pybase64
@@ -8,10 +9,9 @@ from aiohttp import web
 
 from .. import images, metrics
 from ..engine.interface import Progress
-from ..errors import ApiError
+from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
-from ..tryon import TryOn
 from .replies import EVENT_STREAM, check_connected, event, json_reply
 from .routes import OUTCOME, REQUEST_ID
 
@@ -20,15 +20,19 @@ KEEP_ALIVE_S = 10
 PREVIEW_QUALITY = 70
 
 
-async def stream(request: web.Request, tryon: TryOn, fields: TryonRequest) -> web.StreamResponse:
-    """Answers `request` with events; errors found before it is queued are still ordinary JSON errors.
+Start = Callable[[web.Request, PendingRequest, TryonRequest], "asyncio.Task[Result]"]
+
+
+async def stream(request: web.Request, start: Start, fields: TryonRequest) -> web.StreamResponse:
+    """Answers `request`, which `start` starts, with events; errors found before it is queued are still ordinary JSON
+    errors.
 
     Raises:
         ApiError: nothing has been sent yet, or the client went away.
     """
     events: asyncio.Queue[Status | Progress | None] = asyncio.Queue()  # None when the request has ended
     pending = PendingRequest(request[REQUEST_ID], events.put_nowait, previews=True)
-    task = asyncio.ensure_future(tryon.answer(pending, fields))
+    task = start(request, pending, fields)
     task.add_done_callback(lambda done: events.put_nowait(None))
     headers = {
         "Content-Type": EVENT_STREAM,
@@ -40,6 +44,8 @@ async def stream(request: web.Request, tryon: TryOn, fields: TryonRequest) -> we
     try:
         while True:
             happened = await _next_event(request, response, events)
+            if task.cancelled():
+                raise canceled()
             if happened is None and not response.prepared:
                 task.result()
             if not response.prepared:

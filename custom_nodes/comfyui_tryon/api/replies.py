@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,8 +30,25 @@ def wanted_type(request: web.Request) -> str | None:
 
 def check_connected(request: web.Request) -> None:
     """Raises ApiError canceled if the client has gone away; a ComfyUI server does not cancel its handlers then."""
-    if request.transport is None or request.transport.is_closing():
+    if has_gone(request):
         raise ApiError("canceled", "The client went away.")
+
+
+def has_gone(request: web.Request) -> bool:
+    """Says whether the client has hung up, as far as the system knows.
+
+    The transport alone may not know it yet. It never does while aiohttp has stopped reading, because the client has
+    sent something behind its request.
+    """
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return True
+    socket = transport.get_extra_info("socket")
+    if socket is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(socket, select.POLLRDHUP)  # a reset is reported unasked
+    return bool(poll.poll(0))
 
 
 async def off_loop_if_large(size: int, function: Callable[..., Value], *args: Any) -> Value:

@@ -1,28 +1,25 @@
 """POST /api/v1/tryon, its cancellation, and the wrapping that Vertex AI sends it in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
 
 from aiohttp import web
 
 from .. import metrics
-from ..errors import ApiError
+from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result
 from ..schema import TryonRequest
 from ..settings import Settings
 from ..tryon import TryOn
 from . import body
+from .arrivals import Arrivals, Fields, Reader
 from .events import stream
 from .health import Health
-from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, json_reply, wanted_type
+from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_gone, json_reply, wanted_type
 from .routes import ID, OUTCOME, REQUEST_ID, Handler, Route
+from .shares import Shares, caller_of
 
-Fields = TypeVar("Fields")
-
-# Bodies that may be on their way in at once; with TRYON_MAX_BODY_MB it bounds the memory they take.
-MAX_RECEIVING = 32
-RECEIVE_TIMEOUT_S = 60
 DISCONNECT_POLL_S = 0.2
 
 
@@ -31,7 +28,9 @@ class TryonApi:
         self._settings = settings
         self._tryon = tryon
         self._health = health
-        self._receiving = 0
+        self._arrivals = Arrivals(int(settings.max_body_mb * 1e6))
+        self._shares = Shares(settings.max_queue + 1)
+        self._answering: dict[asyncio.Task[Result], web.Request] = {}
 
     def routes(self) -> list[Route]:
         post = _counted(self.post)
@@ -43,11 +42,30 @@ class TryonApi:
         return routes
 
     async def post(self, request: web.Request) -> web.StreamResponse:
-        self._check_accepting()
+        await self._end_abandoned(request[REQUEST_ID])
+        with self._admitted(request):
+            return await self._post(request)
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        """Answers {"instances": [fields]} with {"predictions": [reply]}."""
+        await self._end_abandoned(request[REQUEST_ID])
+        with self._admitted(request):
+            replies = []
+            for number, fields in enumerate(await self._receive(request, body.read_instances)):
+                pending = PendingRequest(f"{request[REQUEST_ID]}-{number}")
+                replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
+        return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        if not self._tryon.cancel(request.match_info["id"]):
+            raise ApiError("not_found", "No request with that id is waiting or running.")
+        return web.Response(status=204)
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
         fields = await self._receive(request, body.read)
         wanted = wanted_type(request)
         if wanted == EVENT_STREAM:
-            return await stream(request, self._tryon, fields)
+            return await stream(request, self._start, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         result = await self._result(request, PendingRequest(request[REQUEST_ID]), fields)
@@ -57,44 +75,42 @@ class TryonApi:
         content = await json_reply(request[REQUEST_ID], result)
         return web.Response(body=content, content_type="application/json", headers=seed)
 
-    async def predict(self, request: web.Request) -> web.StreamResponse:
-        """Answers {"instances": [fields]} with {"predictions": [reply]}."""
-        self._check_accepting()
-        replies = []
-        for number, fields in enumerate(await self._receive(request, body.read_instances)):
-            pending = PendingRequest(f"{request[REQUEST_ID]}-{number}")
-            replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
-        return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
-
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        if not self._tryon.cancel(request.match_info["id"]):
-            raise ApiError("not_found", "No request with that id is waiting or running.")
-        return web.Response(status=204)
-
-    def _check_accepting(self) -> None:
+    @contextlib.contextmanager
+    def _admitted(self, request: web.Request) -> Iterator[None]:
         """Refuses a request that would not be answered before its body is read."""
         self._health.check_accepting()
-        self._tryon.check_room()
+        with self._shares.place(caller_of(request)):
+            self._tryon.check_room()
+            yield
 
-    async def _receive(self, request: web.Request, read: Callable[[web.Request, int], Awaitable[Fields]]) -> Fields:
-        if self._receiving >= MAX_RECEIVING:
-            raise ApiError("queue_full", "Too many requests are arriving at once. Retry shortly.", retry_after=1)
-        self._receiving += 1
-        try:
-            with metrics.stages.labels("receive").time():
-                limit = int(self._settings.max_body_mb * 1e6)
-                return await asyncio.wait_for(read(request, limit), RECEIVE_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise ApiError("invalid_request", f"The body did not arrive within {RECEIVE_TIMEOUT_S} s.") from None
-        finally:
-            self._receiving -= 1
+    async def _receive(self, request: web.Request, read: Reader[Fields]) -> Fields:
+        with metrics.stages.labels("receive").time():
+            return await self._arrivals.receive(request, read)
+
+    def _start(self, request: web.Request, pending: PendingRequest, fields: TryonRequest) -> "asyncio.Task[Result]":
+        task = asyncio.create_task(self._tryon.answer(pending, fields))
+        self._answering[task] = request
+        task.add_done_callback(self._answering.pop)
+        return task
+
+    async def _end_abandoned(self, request_id: str) -> None:
+        """Ends a request of that id whose client has hung up, and sends it again before that was noticed."""
+        abandoned = [
+            task for task, request in self._answering.items() if request[REQUEST_ID] == request_id and has_gone(request)
+        ]
+        for task in abandoned:
+            task.cancel()
+        if abandoned:
+            await asyncio.wait(abandoned)
 
     async def _result(self, request: web.Request, pending: PendingRequest, fields: TryonRequest) -> Result:
         """Makes the images, unless the client goes away."""
-        task = asyncio.ensure_future(self._tryon.answer(pending, fields))
+        task = self._start(request, pending, fields)
         try:
             while not (await asyncio.wait({task}, timeout=DISCONNECT_POLL_S))[0]:
                 check_connected(request)
+            if task.cancelled():
+                raise canceled()
             result = task.result()
         finally:
             task.cancel()

@@ -1,0 +1,177 @@
+"""What connections may cost a locked worker, whatever their clients do; each bound is made small or short here."""
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import pytest
+from comfyui_tryon.api import connections
+
+HEAD = b"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+class Raw:
+    """A connection whose bytes the test writes itself."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), 20)
+        except ConnectionError:
+            return b""
+
+    def closed(self) -> bool:
+        return self.reader.at_eof() or self.reader.exception() is not None
+
+
+async def connect(client: Any) -> Raw:
+    return Raw(*await asyncio.open_connection(client.host, client.port, limit=1000))
+
+
+def post(fields: dict[str, Any], headers: str = "") -> bytes:
+    body = json.dumps(fields).encode()
+    return HEAD + f"{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def open_connections(client: Any) -> int:
+    return len(client.server.runner.server.connections)
+
+
+@pytest.fixture
+async def swift(monkeypatch) -> None:
+    for name in ("HEAD_S", "REPLY_STEP_S"):
+        monkeypatch.setattr(connections, name, 0.05)
+    monkeypatch.setattr(connections, "SWEEP_S", 0.005)
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET /ping HTTP/1.1\r\nHost: x\r\n", HEAD])
+async def test_a_head_that_does_not_end_is_not_waited_for(api, swift, sent):
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(sent)
+    assert await raw.rest() == b""
+
+
+async def test_a_head_without_an_end_takes_no_memory_either(api):
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 100_000)
+    assert b"HTTP/1.1 200" not in await raw.rest()
+
+
+async def test_connections_without_a_request_make_room_for_others(api, monkeypatch, grey):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
+    client = await api(locked=True, max_queue=54)
+    client.engine.holds = True
+    waiting = asyncio.ensure_future(client.tryon(grey))
+    await client.until(lambda: client.engine.runs)
+    raws = []
+    for number in range(200):
+        raws.append(await connect(client))
+        raws[-1].send((b"", b"GET /ping HTTP/1.1\r\n", HEAD + b"Content-Length: 9\r\n\r\n{")[number % 3])
+    for path in ("/ping", "/healthz", "/metrics"):
+        async with client.get(path) as reply:
+            assert reply.status == 200
+    await client.until(lambda: sum(raw.closed() for raw in raws) >= 200 - 64)
+    client.engine.finish(client.engine.runs[0])
+    assert (await waiting)[0] == 200
+
+
+async def test_more_requests_behind_another_than_a_client_would_send_end_the_connection(api, grey):
+    client = await api(locked=True)
+    client.engine.holds = True
+    raw = await connect(client)
+    raw.send(post(grey))
+    await client.until(lambda: client.engine.runs)
+    raw.send(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(200_000))
+    assert await raw.rest() == b""
+    await client.until(lambda: client.engine.runs[0].released.done())
+
+
+async def test_a_flood_of_small_requests_is_not_parsed_to_its_end(api):
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 100_000)
+    assert (await raw.rest()).count(b"HTTP/1.1 200") < 100_000
+
+
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_client_that_sends_more_behind_its_request_and_vanishes_is_noticed(api, grey, locked):
+    client = await api(locked=locked)
+    client.engine.holds = True
+    raw = await connect(client)
+    raw.send(post(grey))
+    await client.until(lambda: client.engine.runs)
+    raw.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 32)  # as many as let aiohttp stop reading
+    raw.writer.close()
+    await client.until(lambda: client.engine.runs[0].released.done())
+
+
+async def test_a_reply_that_nobody_reads_is_dropped(api, swift, monkeypatch):
+    monkeypatch.setattr("comfyui_tryon.metrics.text", lambda: bytes(30_000_000))
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    await client.until(lambda: open_connections(client))
+    await client.until(lambda: not open_connections(client))
+    assert len(await raw.rest()) < 30_000_000
+
+
+async def test_a_reply_that_is_read_slowly_arrives_whole(api, swift, monkeypatch):
+    monkeypatch.setattr(connections, "REPLY_STEP_S", 1.0)
+    monkeypatch.setattr("comfyui_tryon.metrics.text", lambda: bytes(3_000_000))
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    received = 0
+    while piece := await raw.reader.read(20_000):
+        received += len(piece)
+        await asyncio.sleep(0)
+    assert received > 3_000_000
+
+
+async def test_unread_replies_do_not_add_up(api, monkeypatch):
+    monkeypatch.setattr(connections, "UNREAD_BYTES", 30_000_000)
+    monkeypatch.setattr("comfyui_tryon.metrics.text", lambda: bytes(20_000_000))
+    client = await api(locked=True)
+    raws = []
+    for _ in range(3):
+        raws.append(await connect(client))
+        raws[-1].send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await raws[-1].reader.readuntil(b"\r\n\r\n")
+    await client.until(lambda: open_connections(client) == 1)
+    received = [len(await raw.rest()) for raw in raws]
+    assert received[2] == 20_000_000 and max(received[:2]) < 20_000_000
+
+
+BAD_HEADS = [
+    b"GET /ping HTTP/1.1\r\nno colon\r\n\r\n",
+    b"\0\0\0\r\n\r\n",
+    b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("head", BAD_HEADS)
+async def test_a_malformed_head_is_answered_in_the_envelope(api, head):
+    client = await api(locked=True)
+    raw = await connect(client)
+    raw.send(head)
+    head_of_reply, _, content = (await raw.rest()).partition(b"\r\n\r\n")
+    lines = head_of_reply.decode().split("\r\n")
+    assert lines[0].split()[1] == "400"
+    assert json.loads(content)["error"]["code"] == "invalid_request"
+    assert uuid.UUID(next(line.split(": ")[1] for line in lines if line.startswith("X-Request-Id")))
+
+
+async def test_unlocked_the_hosts_connections_are_left_alone(api):
+    client = await api(locked=False)
+    raw = await connect(client)
+    raw.send(b"\0\r\n\r\n")
+    assert b"text/plain" in await raw.rest()
