@@ -204,4 +204,4 @@ fi
 web=$(web_packages "$comfyui")
 export PYTHONPATH=${web:+$web:}$PYTHONPATH
 cd "$comfyui"
-exec "$python" -u main.py "${options[@]}" "$@"
+exec "$python" -u "$pack/guard.py" main.py "${options[@]}" "$@"

@@ -24,6 +24,7 @@ LAYERS = [
     ["demo"],
     ["exchange", "images", "schema", "log", "metrics"],
     ["errors", "settings"],
+    ["guard", "keys"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -43,6 +43,7 @@ class Server:
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock)
+            app.on_startup.append(lock.check)
             app.on_startup.append(lifecycle.start)
         else:
             self._health.warmed()
