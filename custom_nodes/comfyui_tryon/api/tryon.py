@@ -16,7 +16,7 @@ from . import body
 from .events import stream
 from .health import Health
 from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, json_reply, wanted_type
-from .routes import ID, OUTCOME, REQUEST_ID, Handler, Route
+from .routes import CALLER, ID, OUTCOME, REQUEST_ID, Handler, Route
 
 Fields = TypeVar("Fields")
 
@@ -50,7 +50,8 @@ class TryonApi:
             return await stream(request, self._tryon, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
-        result = await self._result(request, PendingRequest(request[REQUEST_ID]), fields)
+        pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
+        result = await self._result(request, pending, fields)
         seed = {"X-Seed": str(result.seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
@@ -62,12 +63,12 @@ class TryonApi:
         self._check_accepting()
         replies = []
         for number, fields in enumerate(await self._receive(request, body.read_instances)):
-            pending = PendingRequest(f"{request[REQUEST_ID]}-{number}")
+            pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
             replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        if not self._tryon.cancel(request.match_info["id"]):
+        if not self._tryon.cancel(request[CALLER], request.match_info["id"]):
             raise ApiError("not_found", "No request with that id is waiting or running.")
         return web.Response(status=204)
 
@@ -115,9 +116,9 @@ def _counted(handler: Handler) -> Handler:
             outcome = error.code
             raise
         except asyncio.CancelledError:
-            outcome = "canceled"
+            outcome = request.get(OUTCOME, "canceled")
             raise
         finally:
-            metrics.count(outcome)
+            metrics.count(outcome, request[CALLER])
 
     return counted
