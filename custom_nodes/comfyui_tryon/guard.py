@@ -49,7 +49,7 @@ def open_ports() -> None:
 def combined(arguments: list[str]) -> list[str]:
     """Makes of several --whitelist-custom-nodes one, since ComfyUI takes the last only; the pack's settings follow
     a --port and a --listen."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False)  # takes abbreviations, as ComfyUI's does
     parser.add_argument("--whitelist-custom-nodes", nargs="+", action="extend", default=[])
     parser.add_argument("--port")
     parser.add_argument("--listen", nargs="?", const="0.0.0.0,::")

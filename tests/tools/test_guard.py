@@ -115,6 +115,7 @@ print(json.dumps([sys.argv, __name__, sys.path[0], packs, is_main, "torch" in sy
             "--disable-all-custom-nodes --cpu --whitelist-custom-nodes ours a b",
         ),
         ("--port 1 --listen a --port 2 --preview-method auto", "--preview-method auto --port 2 --listen a"),
+        ("--whitelist-custom-nodes ours --white a", "--whitelist-custom-nodes ours a"),
         ("--listen a --listen", "--listen 0.0.0.0,::"),
     ],
 )
