@@ -181,7 +181,7 @@ case $mode in
     exec "$python" -m comfyui_tryon.check --table "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
     ;;
   serve)
-    "$python" -m comfyui_tryon.check "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
+    "$python" -m comfyui_tryon.check "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@" || exit 1
     ;;
 esac
 
