@@ -152,7 +152,10 @@ comfyui=$(find_comfyui)
 set_up
 export PYTHONPATH=$here/custom_nodes${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${AIP_HTTP_PORT:-}" ]; then export PORT=$AIP_HTTP_PORT; unset PORT_HEALTH; fi  # Vertex AI
-export PORT=${PORT:-8000} LISTEN=${LISTEN:-0.0.0.0} HF_HUB_DISABLE_TELEMETRY=1
+export PORT=${PORT:-8000} HF_HUB_DISABLE_TELEMETRY=1
+
+# In --dev everybody who connects can run any node and write files.
+if [ "$mode" != dev ]; then export LISTEN=${LISTEN:-0.0.0.0}; else export LISTEN=${LISTEN:-127.0.0.1}; fi
 
 case $mode in
   test)
@@ -168,12 +171,17 @@ case $mode in
     ;;
   dev)
     export TRYON_LOCKED=${TRYON_LOCKED:-0}
+    case "$LISTEN $*" in
+      *--listen*) say "Warning: --dev opens ComfyUI's own API to everybody who reaches this machine: --listen" ;;
+      "127.0.0.1 "* | "localhost "* | "::1 "*) ;;
+      *) say "Warning: --dev opens ComfyUI's own API to everybody who reaches this machine: LISTEN=$LISTEN" ;;
+    esac
     ;;
   check)
     exec "$python" -m comfyui_tryon.check --table "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
     ;;
   serve)
-    "$python" -m comfyui_tryon.check "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@"
+    "$python" -m comfyui_tryon.check "$comfyui" --extra-model-paths-config "$here/extra_model_paths.yaml" "$@" || exit 1
     ;;
 esac
 
@@ -204,4 +212,4 @@ fi
 web=$(web_packages "$comfyui")
 export PYTHONPATH=${web:+$web:}$PYTHONPATH
 cd "$comfyui"
-exec "$python" -u main.py "${options[@]}" "$@"
+exec "$python" -u "$pack/guard.py" main.py "${options[@]}" "$@"

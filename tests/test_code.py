@@ -25,6 +25,7 @@ LAYERS = [
     ["decoding"],
     ["exchange", "images", "schema", "log", "metrics"],
     ["errors", "settings", "structure"],
+    ["guard", "keys"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -4,8 +4,9 @@ docs/architecture.md follows a request through the files.
 """
 
 import logging
-import os
 import sys
+
+from .guard import locked
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
@@ -28,18 +29,14 @@ def _join_comfyui() -> None:
     Server(settings(), install(ComfyUIEngine())).attach(PromptServer.instance.app)
 
 
-def _locked() -> bool:
-    """Reads TRYON_LOCKED itself, because the settings may be what fails; what is unclear counts as locked."""
-    return os.environ.get("TRYON_LOCKED", "").strip().lower() not in ("", "0", "false", "no", "off")
-
-
 # In a command or a test there is no server to join, and the package must import without torch.
 if getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None):
     try:
         _join_comfyui()
-    except Exception:
-        if not _locked():
+    except Exception as error:
+        if not locked():
             raise
         # ComfyUI catches what a pack raises, and would go on to serve all of its own routes to everybody.
-        logging.exception("The try-on API could not be set up, and TRYON_LOCKED forbids ComfyUI to run without it.")
-        sys.exit(1)
+        if type(error).__name__ != "SettingsError":  # whose message says it all
+            logging.exception("The try-on API could not be set up.")
+        sys.exit(f"{error}. TRYON_LOCKED forbids ComfyUI to run without the try-on API.")

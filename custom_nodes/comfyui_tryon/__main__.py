@@ -8,6 +8,7 @@ from aiohttp import web
 
 from .engine import install
 from .engine.embedded import EmbeddedEngine
+from .guard import end
 from .nodes import NODE_CLASS_MAPPINGS
 from .server import Server
 from .settings import SettingsError, settings
@@ -24,11 +25,14 @@ def main() -> None:
     app = web.Application()
     Server(chosen, install(EmbeddedEngine(NODE_CLASS_MAPPINGS))).attach(app)
     hosts = chosen.listen.split(",")
-    web.run_app(
-        app, host=hosts, port=chosen.port, access_log=None, print=None, handle_signals=False, shutdown_timeout=1
-    )
-    logging.shutdown()
-    os._exit(0)  # the executor may be inside torch, which an ordinary exit would abort around it
+    try:
+        web.run_app(
+            app, host=hosts, port=chosen.port, access_log=None, print=None, handle_signals=False, shutdown_timeout=1
+        )
+    except OSError as error:
+        logging.error("Cannot start: %s. PORT and LISTEN say where to listen.", error.strerror or error)
+        end(1)
+    end(0)
 
 
 if __name__ == "__main__":

@@ -86,5 +86,9 @@ def draining() -> ApiError:
     return ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
 
 
+def starting() -> ApiError:
+    return ApiError("not_ready", "This worker is starting. Retry later or on another.", retry_after=5)
+
+
 def failed_worker() -> ApiError:
     return ApiError("not_ready", "This worker has failed and must be replaced. Retry on another.", retry_after=5)

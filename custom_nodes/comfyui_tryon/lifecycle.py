@@ -3,19 +3,22 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 import numpy as np
 from aiohttp import web
 from PIL import ImageFile
 
 from . import images, log
+from .api.answering import Answering
 from .api.health import Health
 from .api.lock import Lock
 from .errors import ApiError
+from .guard import end
 from .pending import PendingRequest
 from .schema import TryonRequest
 from .settings import Settings
@@ -25,21 +28,39 @@ from .weights.search import demo_notice
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5
+LAST_ANSWERS_S = 1
+WARM_UP_TIMEOUT_S = 1800  # not a client's deadline: models load, perhaps from a slow volume on a busy machine
+LONGEST_PAUSE_S = 60
+FAILURE_CHECK_S = 1
+EXIT_DELAY_S = 5  # after a failure, for the last answers, and for those who watch to see the reason
+# Why a warm-up may succeed the next time.
+PASSING = {"timeout", "out_of_memory", "queue_full", "canceled"}
+# No key can have this name, so no client can cancel the warm-up or use its ids.
+THIS_SERVER = "this server"
 
 
 class Lifecycle:
-    def __init__(self, settings: Settings, engine_name: str, tryon: TryOn, health: Health, lock: Lock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine_name: str,
+        tryon: TryOn,
+        health: Health,
+        lock: Lock,
+        answering: Answering,
+    ) -> None:
         self._settings = settings
         self._engine_name = engine_name
         self._tryon = tryon
         self._health = health
         self._lock = lock
+        self._answering = answering
+        self._hurry = False
         self._tasks: set[asyncio.Task] = set()  # the event loop holds tasks weakly
 
     async def start(self, app: web.Application) -> None:
         """Takes the process over; an aiohttp on_startup signal."""
-        if self._settings.log_format == "json":
-            log.use_json()
+        log.take_over(as_json=self._settings.log_format == "json")
         # Nodes of ComfyUI may let Pillow fill truncated files with grey; a request's image is whole or refused.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         loop = asyncio.get_running_loop()
@@ -50,6 +71,8 @@ class Lifecycle:
         if port and port != self._settings.port:
             await self._serve_health(port)
         self._spawn(self._warm_up())
+        if self._settings.exit_when_failed:
+            self._spawn(self._exit_when_failed())
 
     async def _serve_health(self, port: int) -> None:
         app = web.Application()
@@ -62,14 +85,22 @@ class Lifecycle:
 
     async def _warm_up(self) -> None:
         logger.info("Try-on API on the %s, workflow %s", self._engine_name, self._settings.workflow)
-        try:
-            if self._settings.warmup:
-                await self._run_warm_up()
-        except Exception as error:
-            reason = error.message if isinstance(error, ApiError) else str(error)
-            logger.exception("The warm-up failed. Fix the error above and restart.")
-            self._health.fail(f"warm-up failed: {reason}")
-            return
+        for attempt in itertools.count():
+            pause_s = min(2**attempt, LONGEST_PAUSE_S)
+            try:
+                if self._settings.warmup:
+                    await self._run_warm_up()
+                break
+            except Exception as error:
+                if self._health.draining:
+                    return
+                if not isinstance(error, ApiError) or error.code not in PASSING:
+                    reason = error.message if isinstance(error, ApiError) else str(error)
+                    logger.exception("The warm-up failed. Fix the error above and restart.")
+                    self._health.fail(f"warm-up failed: {reason}")
+                    return
+                logger.warning("The warm-up did not succeed: %s It is tried again in %d s.", error.message, pause_s)
+            await asyncio.sleep(pause_s)
         _spare_the_collector()
         self._health.warmed()
         logger.info("Ready on port %d", self._settings.port)
@@ -89,31 +120,50 @@ class Lifecycle:
                 num_inference_steps=1 if "num_inference_steps" in workflow.parameters else None,
             )
             try:
-                await self._tryon.answer(PendingRequest(f"warm-up-{number + 1}"), fields)
+                name = f"warm-up-{number + 1}"
+                await self._tryon.answer(PendingRequest(name, caller=THIS_SERVER, timeout_s=WARM_UP_TIMEOUT_S), fields)
             except ApiError as error:
                 if error.code != "no_person_found":
                     raise
 
     def _on_signal(self) -> None:
         if self._health.draining:
-            _stop()
+            self._hurry = True
+            return
         self._health.drain()
         self._spawn(self._drain())
 
     async def _drain(self) -> None:
+        """Lets accepted requests finish. At the deadline or a second signal the rest get 503 draining."""
         logger.info("Draining: %d requests to finish", self._lock.in_flight)
-        deadline = time.monotonic() + self._settings.drain_s
-        while self._lock.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        await self._tryon.stop(STOP_TIMEOUT_S)
+        await _while(lambda: self._lock.in_flight and not self._hurry, self._settings.drain_s)
+        self._tryon.stop()  # event streams end in an event, which takes their handlers
+        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+        self._answering.abort()  # those that are being received or written
+        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+        await _while(lambda: self._tryon.executing and not self._hurry, STOP_TIMEOUT_S)
         await asyncio.sleep(0.2)  # the last answers leave the socket
         logger.info("Stopped")
         asyncio.get_running_loop().call_soon(_stop)
+
+    async def _exit_when_failed(self) -> None:
+        while not self._health.failure:
+            await asyncio.sleep(FAILURE_CHECK_S)
+        await asyncio.sleep(EXIT_DELAY_S)
+        logger.critical("Exiting, because TRYON_EXIT_WHEN_FAILED is set: %s", self._health.failure)
+        end(1)
 
     def _spawn(self, coroutine: Coroutine) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _while(condition: Callable[[], object], timeout_s: float) -> None:
+    """Waits until `condition` does not hold any more, at most `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while condition() and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
 
 
 def _stop() -> None:

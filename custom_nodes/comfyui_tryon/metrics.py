@@ -11,6 +11,12 @@ registry = CollectorRegistry()
 requests = Counter(
     "tryon_requests", "Try-on requests answered, by outcome: ok or the error's code.", ["outcome"], registry=registry
 )
+callers = Counter(
+    "tryon_caller_requests",
+    "Try-on requests answered, by the name of the caller's key and by outcome.",
+    ["caller", "outcome"],
+    registry=registry,
+)
 stages = Histogram(
     "tryon_stage_seconds",
     "How long a stage of a request took: receive, decode, queue, execute, encode, total.",
@@ -35,9 +41,11 @@ def watch(queue_depth: Callable[[], int], gpu_memory: Callable[[], int]) -> None
     _memory.set_function(gpu_memory)
 
 
-def count(outcome: str) -> None:
-    """A try-on request was answered, with a picture (ok) or an error's code."""
+def count(outcome: str, caller: str = "") -> None:
+    """A try-on request was answered, with a picture (ok) or an error's code; `caller` is a name from the settings."""
     requests.labels(outcome).inc()
+    if caller:
+        callers.labels(caller, outcome).inc()
 
 
 def observe(seconds: Mapping[str, float], picture_count: int) -> None:

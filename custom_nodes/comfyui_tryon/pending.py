@@ -1,13 +1,16 @@
 """A request between its arrival and its answer, the events that it causes, and its result."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .engine.interface import Progress, Run
 from .errors import ApiError
+from .keys import ANYBODY
 from .log import RequestLog
 from .schema import SEED_MAX, ImageFormat, Timings
 from .workflows.binding import Workflow
@@ -44,8 +47,10 @@ class PendingRequest:
 
     Attributes:
         id: the caller's or a new one; in the reply and the log.
+        caller: whose it is.
         on_event: called with each Status and Progress, on the event loop.
         previews: whether the progress should come with previews.
+        timeout_s: how long it may take; None for the server's usual deadline.
     """
 
     def __init__(
@@ -53,14 +58,74 @@ class PendingRequest:
         request_id: str,
         on_event: Callable[[Status | Progress], None] = lambda event: None,
         previews: bool = False,
+        caller: str = ANYBODY,
+        timeout_s: float | None = None,
     ) -> None:
         self.id = request_id
-        self.log = RequestLog(logger, request_id)
+        self.caller = caller
+        self.log = RequestLog(logger, request_id, caller)
         self.on_event = on_event
         self.previews = previews
+        self.timeout_s = timeout_s
         self.position: int | None = None
         self.arrived = time.perf_counter()
         self.queued = self.started = self.ended = 0.0
-        self.decoding: asyncio.Future | None = None
         self.run: Run | None = None
         self.cancel_reason: ApiError | None = None
+        self._task: asyncio.Task[Result] | None = None
+
+    async def result(self, work: Coroutine[Any, Any, Result], timeout_s: float) -> Result:
+        """Waits for `work` until it is done, canceled or late; who was told of a cancellation never gets a result.
+
+        Raises:
+            ApiError: what `work` raises, the reason of the cancellation, or timeout.
+        """
+        task = self._task = asyncio.create_task(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+            if self.cancel_reason:
+                raise self.cancel_reason
+            if not task.done():
+                raise ApiError("timeout", f"No image within {timeout_s:g} s. Retry later.")
+            return task.result()
+        finally:
+            task.cancel()
+
+    def cancel(self, reason: ApiError) -> None:
+        self.cancel_reason = self.cancel_reason or reason
+        if self._task:
+            self._task.cancel()
+
+
+class PendingRequests:
+    """Holds the requests that wait or run. An id is its caller's own: others can neither use it up nor cancel it."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str], PendingRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[PendingRequest]:
+        return iter([*self._requests.values()])
+
+    @contextlib.contextmanager
+    def holding(self, request: PendingRequest) -> Iterator[None]:
+        """Holds `request` within a block; raises ApiError conflict if its caller has another one with that id."""
+        name = (request.caller, request.id)
+        if name in self._requests:
+            raise ApiError("conflict", f"A request with the id {request.id!r} is under way. Use a new X-Request-Id.")
+        self._requests[name] = request
+        try:
+            yield
+        finally:
+            del self._requests[name]
+
+    def cancel(self, caller: str, request_id: str, reason: ApiError) -> bool:
+        """Cancels one request; returns False if that caller has none with that id."""
+        request = self._requests.get((caller, request_id))
+        if request is None:
+            return False
+        request.cancel(reason)
+        return True

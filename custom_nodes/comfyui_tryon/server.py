@@ -1,6 +1,7 @@
 """Puts the parts together and onto an aiohttp application, ComfyUI's or one of its own."""
 
 import asyncio
+import logging
 
 from aiohttp import web
 
@@ -18,6 +19,8 @@ from .lifecycle import Lifecycle
 from .settings import Settings
 from .tryon import TryOn
 from .workflows.store import Workflows
+
+logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 1.0
 
@@ -37,7 +40,7 @@ class Server:
         In a ComfyUI that is not locked it only adds routes. Locked, the process belongs to the API: nothing else of
         `app` is reached, the models are warmed up, and signals drain it.
         """
-        answering = Answering(self._settings.api_key)
+        answering = Answering(self._settings.keys())
         routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:
@@ -45,10 +48,12 @@ class Server:
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             app.on_startup.append(Connections(self._settings.max_queue).guard)
-            lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock)
+            lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock, answering)
+            app.on_startup.append(lock.check)
             app.on_startup.append(lifecycle.start)
         else:
             self._health.warmed()
+        app.on_startup.append(self._tell_who_may_call)
 
     def routes(self) -> list[Route]:
         routes = self._health.routes()
@@ -65,6 +70,13 @@ class Server:
     async def _start(self, app: web.Application) -> None:
         self._engine.watch_progress()
         self._watching = asyncio.create_task(self._watch_engine())  # the event loop holds tasks weakly
+
+    async def _tell_who_may_call(self, app: web.Application) -> None:
+        advice = "Everybody who reaches this port may use the API; set TRYON_API_KEY to a key to change that."
+        if self._settings.key_is_empty:
+            logger.warning("TRYON_API_KEY is set but empty. %s", advice)
+        elif self._settings.locked and not self._settings.api_key:
+            logger.info("TRYON_API_KEY is not set. %s", advice)
 
     async def _watch_engine(self) -> None:
         while True:

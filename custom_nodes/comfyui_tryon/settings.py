@@ -1,11 +1,14 @@
 """All settings, read from environment variables; the README has the table."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .keys import Keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
@@ -32,12 +35,28 @@ class Settings(BaseSettings):
     decode_mb: Annotated[float, Field(ge=64, le=1_000_000)] = 2048
     warmup: bool = True
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 25
+    exit_when_failed: bool = False
     log_format: Literal["text", "json"] = "text"
     locked: bool = False
     # Names that other platforms have for the routes: start.sh serve sets the first, Vertex AI the others.
     sagemaker: bool = False
     health_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_HEALTH_ROUTE")] = None
     predict_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_PREDICT_ROUTE")] = None
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            Keys.parse(value.get_secret_value())
+        return value
+
+    def keys(self) -> Keys:
+        return Keys.parse(self.api_key.get_secret_value()) if self.api_key else Keys({})
+
+    @property
+    def key_is_empty(self) -> bool:
+        """Whether TRYON_API_KEY is set to nothing, as compose files and optional secrets do."""
+        return os.environ.get("TRYON_API_KEY") == ""
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from .decoding.decoder import Decoder
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
 from .failures import node_error
-from .pending import PendingRequest, Result, Status
+from .pending import PendingRequest, PendingRequests, Result, Status
 from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
 from .workflows.binding import Workflow
@@ -38,8 +38,9 @@ class TryOn:
         self._settings = settings
         self._engine = engine
         self._workflows = workflows
-        self._requests: dict[str, PendingRequest] = {}
-        self._last_progress: dict[Run, float] = {}
+        self._requests = PendingRequests()
+        self._progress_due: dict[Run, float] = {}
+        self._stopping = False
         self._fault: str | None = None
         self._execute_s = FIRST_EXECUTE_S
         self._decoder = Decoder(int(settings.decode_mb * 1e6), settings.max_pixels)
@@ -78,39 +79,32 @@ class TryOn:
         Raises:
             ApiError
         """
+        if self._stopping:
+            raise draining()
         self.check_room()
-        if request.id in self._requests:
-            raise ApiError("conflict", f"A request with the id {request.id!r} is under way. Use a new X-Request-Id.")
-        self._requests[request.id] = request
         try:
-            return await asyncio.wait_for(self._answer(request, fields), self._settings.timeout_s)
-        except asyncio.TimeoutError:
-            raise ApiError("timeout", f"No image within {self._settings.timeout_s:g} s. Retry later.") from None
+            with self._requests.holding(request):
+                timeout_s = request.timeout_s or self._settings.timeout_s
+                return await request.result(self._answer(request, fields), timeout_s)
         finally:
             if request.run and not request.run.finished.done():
                 self._engine.cancel(request.run)
-            del self._requests[request.id]
             self._announce_positions()
 
-    async def stop(self, timeout_s: float) -> None:
-        """Cancels all requests with `draining`, and waits for the executor to let go of them."""
-        for request_id in list(self._requests):
-            self.cancel(request_id, draining())
-        deadline = time.monotonic() + timeout_s
-        while self._last_progress and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+    def stop(self) -> None:
+        """Cancels all requests with `draining`, and those that come later."""
+        self._stopping = True
+        for request in self._requests:
+            request.cancel(draining())
 
-    def cancel(self, request_id: str, reason: ApiError | None = None) -> bool:
-        """Cancels one request; returns False if none has that id."""
-        request = self._requests.get(request_id)
-        if request is None:
-            return False
-        request.cancel_reason = reason or canceled()
-        if request.decoding:
-            request.decoding.cancel()
-        if request.run:
-            self._engine.cancel(request.run)
-        return True
+    @property
+    def executing(self) -> bool:
+        """Whether the executor is at a run, which may outlive its request."""
+        return bool(self._progress_due)
+
+    def cancel(self, caller: str, request_id: str) -> bool:
+        """Cancels one request; returns False if that caller has none with that id, or none that is unfinished."""
+        return self._requests.cancel(caller, request_id, canceled())
 
     async def workflow(self, name: str) -> Workflow:
         """Raises ApiError workflow_not_found or workflow_invalid."""
@@ -124,9 +118,8 @@ class TryOn:
             raise ApiError("workflow_invalid", f"Workflow {name!r} cannot be used: {error}.") from None
 
     def _stuck(self) -> str | None:
-        allowed = self._settings.timeout_s + STUCK_GRACE_S
         now = time.monotonic()
-        if any(now - last > allowed for last in self._last_progress.values()):
+        if any(now > due for due in self._progress_due.values()):
             return f"the executor has made no progress for {self._settings.timeout_s:g} s"
         return None
 
@@ -144,17 +137,13 @@ class TryOn:
             encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
 
         with self._decoder.share() as share, exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
-            request.decoding = asyncio.ensure_future(self._decode(fields, share))
+            decoding = asyncio.ensure_future(self._decode(fields, share))
             try:
                 opened.images, prompt = await asyncio.gather(
-                    request.decoding, self._prompt(request, workflow, fields, opened.token, seed)
+                    decoding, self._prompt(request, workflow, fields, opened.token, seed)
                 )
-            except asyncio.CancelledError:
-                if request.cancel_reason:
-                    raise request.cancel_reason from None
-                raise
             finally:
-                request.decoding.cancel()
+                decoding.cancel()  # goes on otherwise, if the prompt is refused
             decoded = time.perf_counter()
             run = await self._execute(request, workflow, prompt)
         if not encoded:
@@ -191,9 +180,6 @@ class TryOn:
         return prompt
 
     async def _execute(self, request: PendingRequest, workflow: Workflow, prompt: dict[str, dict]) -> Run:
-        if request.cancel_reason:
-            raise request.cancel_reason
-
         request.queued = time.perf_counter()
         run = request.run = Run(
             prompt,
@@ -203,7 +189,7 @@ class TryOn:
             on_start=lambda: self._on_start(request, run),
             on_progress=lambda progress: self._on_progress(request, run, progress),
         )
-        run.finished.add_done_callback(lambda finished: self._last_progress.pop(run, None))
+        run.finished.add_done_callback(lambda finished: self._progress_due.pop(run, None))
         self._engine.queue(run)
         self._announce_positions()
         try:
@@ -227,17 +213,21 @@ class TryOn:
     def _on_start(self, request: PendingRequest, run: Run) -> None:
         request.started = time.perf_counter()
         if not run.finished.done():
-            self._last_progress[run] = time.monotonic()
+            self._progress_due[run] = self._due(request)
         request.on_event(Status("running"))
         self._announce_positions()
 
     def _on_progress(self, request: PendingRequest, run: Run, progress: Progress) -> None:
-        if run in self._last_progress:
-            self._last_progress[run] = time.monotonic()
+        if run in self._progress_due:
+            self._progress_due[run] = self._due(request)
         request.on_event(progress)
 
+    def _due(self, request: PendingRequest) -> float:
+        """Returns when the executor must have made progress on `request` to pass for alive."""
+        return time.monotonic() + (request.timeout_s or self._settings.timeout_s) + STUCK_GRACE_S
+
     def _announce_positions(self) -> None:
-        for position, request in enumerate(self._requests.values()):
+        for position, request in enumerate(self._requests):
             if request.queued and not request.started and request.position != position:
                 request.position = position
                 request.on_event(Status("queued", position))

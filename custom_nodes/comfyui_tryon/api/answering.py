@@ -1,19 +1,19 @@
 """What all answers have in common: a request id, the key check, the error envelope and a log line."""
 
 import asyncio
-import hmac
 import logging
 import math
 import re
 import time
 import uuid
+from typing import cast
 
 from aiohttp import web
-from pydantic import SecretStr
 
-from ..errors import ApiError
+from ..errors import ApiError, draining
+from ..keys import ANYBODY, Keys
 from ..log import RequestLog
-from .routes import REQUEST_ID, Handler
+from .routes import CALLER, OUTCOME, REQUEST_ID, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -21,31 +21,48 @@ GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Answering:
-    """Wraps handlers; `key` is the key that callers must send, or None."""
+    """Wraps handlers; callers must send one of `keys`, if there are any."""
 
-    def __init__(self, key: SecretStr | None) -> None:
-        self._key = key.get_secret_value().encode() if key else None
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._under_way: dict[asyncio.Task, web.Request] = {}
+
+    def abort(self) -> None:
+        """Answers `draining` to every request of whose answer nothing has been sent, since the process ends."""
+        for task, request in self._under_way.items():
+            if not request.writer.output_size:
+                request[OUTCOME] = "draining"
+                task.cancel()
 
     def wrap(self, handler: Handler, health: bool = False) -> Handler:
-        """Makes a handler that answers whatever `handler` does, and sets `request[REQUEST_ID]` for it."""
+        """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID and CALLER for it."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             arrived = time.perf_counter()
             given = request.headers.get("X-Request-Id", "")
             request[REQUEST_ID] = given if GOOD_ID.fullmatch(given) else str(uuid.uuid4())
+            request[CALLER] = ANYBODY
             log = RequestLog(logger, request[REQUEST_ID])
+            task = cast(asyncio.Task, asyncio.current_task())
+            self._under_way[task] = request
             try:
                 if not health:
-                    self._check_key(request)
+                    log.caller = request[CALLER] = self._caller(request)
                 response = await handler(request)
             except ApiError as error:
                 response = error_response(error)
-            except (web.HTTPException, asyncio.CancelledError):
+            except asyncio.CancelledError:
+                if request.get(OUTCOME) != "draining":
+                    raise
+                response = error_response(draining())
+            except web.HTTPException:
                 raise
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
                 message = "The server failed. Retry; if it persists, send the operator the request id."
                 response = error_response(ApiError("internal_error", message))
+            finally:
+                del self._under_way[task]
             if not response.prepared:
                 response.headers["X-Request-Id"] = request[REQUEST_ID]
             if not health:
@@ -55,14 +72,13 @@ class Answering:
 
         return answer
 
-    def _check_key(self, request: web.Request) -> None:
-        if self._key is None:
-            return
+    def _caller(self, request: web.Request) -> str:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = [request.headers.get("X-API-Key", ""), token.strip() if scheme.lower() == "bearer" else ""]
-        # A list, not a generator: both are compared, so that the time does not tell which one fits.
-        if not any([hmac.compare_digest(value.encode("utf-8", "surrogateescape"), self._key) for value in given]):
+        bearer = token if scheme.lower() == "bearer" else ""
+        caller = self._keys.caller([request.headers.get("X-API-Key", ""), bearer])
+        if caller is None:
             raise ApiError("unauthorized", "Send this server's key in X-API-Key or as Authorization: Bearer.")
+        return caller
 
 
 def error_response(error: ApiError) -> web.Response:

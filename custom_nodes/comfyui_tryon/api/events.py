@@ -13,7 +13,7 @@ from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
 from .replies import EVENT_STREAM, check_connected, event, json_reply
-from .routes import OUTCOME, REQUEST_ID
+from .routes import CALLER, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 10
@@ -31,7 +31,7 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
         ApiError: nothing has been sent yet, or the client went away.
     """
     events: asyncio.Queue[Status | Progress | None] = asyncio.Queue()  # None when the request has ended
-    pending = PendingRequest(request[REQUEST_ID], events.put_nowait, previews=True)
+    pending = PendingRequest(request[REQUEST_ID], events.put_nowait, previews=True, caller=request[CALLER])
     task = start(request, pending, fields)
     task.add_done_callback(lambda done: events.put_nowait(None))
     headers = {

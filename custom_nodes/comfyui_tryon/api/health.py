@@ -4,7 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..errors import draining, failed_worker
+from ..errors import draining, failed_worker, starting
 from ..tryon import TryOn
 from .routes import Route
 
@@ -36,6 +36,8 @@ class Health:
             raise failed_worker()
         if self.draining:
             raise draining()
+        if not self._warm:
+            raise starting()
 
     def routes(self) -> list[Route]:
         return [

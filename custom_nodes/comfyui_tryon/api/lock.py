@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from ..errors import ApiError
+from ..guard import open_ports
 from .answering import Answering
 from .routes import Handler, Route
 
@@ -36,6 +37,12 @@ class Lock:
             return response
         finally:
             self.in_flight -= 1
+
+    async def check(self, app: web.Application) -> None:
+        """Lets the process listen if the lock is in place; an on_startup signal, after which no middleware is added."""
+        if app.middlewares[0] != self.middleware:
+            raise RuntimeError("another pack has put a middleware around the lock")
+        open_ports()
 
     def _route(self, request: web.Request) -> Route | None:
         # aiohttp routes by the decoded path: /%70ing would pass for /ping here, and for something else in a proxy.

@@ -17,7 +17,7 @@ from .arrivals import Arrivals, Fields, Reader
 from .events import stream
 from .health import Health
 from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_gone, json_reply, wanted_type
-from .routes import ID, OUTCOME, REQUEST_ID, Handler, Route
+from .routes import CALLER, ID, OUTCOME, REQUEST_ID, Handler, Route
 from .shares import Shares, caller_of
 
 DISCONNECT_POLL_S = 0.2
@@ -42,22 +42,22 @@ class TryonApi:
         return routes
 
     async def post(self, request: web.Request) -> web.StreamResponse:
-        await self._end_abandoned(request[REQUEST_ID])
+        await self._end_abandoned(request)
         with self._admitted(request):
             return await self._post(request)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
         """Answers {"instances": [fields]} with {"predictions": [reply]}."""
-        await self._end_abandoned(request[REQUEST_ID])
+        await self._end_abandoned(request)
         with self._admitted(request):
             replies = []
             for number, fields in enumerate(await self._receive(request, body.read_instances)):
-                pending = PendingRequest(f"{request[REQUEST_ID]}-{number}")
+                pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
                 replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        if not self._tryon.cancel(request.match_info["id"]):
+        if not self._tryon.cancel(request[CALLER], request.match_info["id"]):
             raise ApiError("not_found", "No request with that id is waiting or running.")
         return web.Response(status=204)
 
@@ -68,7 +68,8 @@ class TryonApi:
             return await stream(request, self._start, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
-        result = await self._result(request, PendingRequest(request[REQUEST_ID]), fields)
+        pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
+        result = await self._result(request, pending, fields)
         seed = {"X-Seed": str(result.seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
@@ -93,10 +94,13 @@ class TryonApi:
         task.add_done_callback(self._answering.pop)
         return task
 
-    async def _end_abandoned(self, request_id: str) -> None:
-        """Ends a request of that id whose client has hung up, and sends it again before that was noticed."""
+    async def _end_abandoned(self, again: web.Request) -> None:
+        """Ends an earlier request of the same id, if its client has hung up and that was not noticed yet."""
+        name = again[CALLER], again[REQUEST_ID]
         abandoned = [
-            task for task, request in self._answering.items() if request[REQUEST_ID] == request_id and has_gone(request)
+            task
+            for task, request in self._answering.items()
+            if (request[CALLER], request[REQUEST_ID]) == name and has_gone(request)
         ]
         for task in abandoned:
             task.cancel()
@@ -131,9 +135,9 @@ def _counted(handler: Handler) -> Handler:
             outcome = error.code
             raise
         except asyncio.CancelledError:
-            outcome = "canceled"
+            outcome = request.get(OUTCOME, "canceled")
             raise
         finally:
-            metrics.count(outcome)
+            metrics.count(outcome, request[CALLER])
 
     return counted

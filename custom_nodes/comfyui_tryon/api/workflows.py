@@ -9,6 +9,7 @@ from ..settings import Settings
 from ..workflows.format import WorkflowInvalid
 from ..workflows.store import MAX_BYTES, Workflows
 from .body import read_all
+from .origin import check_own_page
 from .routes import ID, Route
 
 
@@ -30,6 +31,7 @@ class WorkflowsApi:
 
     async def publish(self, request: web.Request) -> web.StreamResponse:
         """Makes the web page's open graph a workflow; the reply describes it."""
+        self._check_caller(request)
         name = request.match_info["id"]
         data = await read_all(request, 2 * MAX_BYTES, f"A workflow is at most {MAX_BYTES / 1e6:g} MB.")
         try:
@@ -39,8 +41,13 @@ class WorkflowsApi:
         return web.json_response(text=workflow.description(name == self._settings.workflow).model_dump_json())
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
+        self._check_caller(request)
         try:
             await asyncio.to_thread(self._workflows.withdraw, request.match_info["id"])
         except KeyError:
             raise ApiError("not_found", "There is no workflow of that name.") from None
         return web.Response(status=204)
+
+    def _check_caller(self, request: web.Request) -> None:
+        if not self._settings.api_key:  # which a foreign page does not have
+            check_own_page(request, self._settings.listen)

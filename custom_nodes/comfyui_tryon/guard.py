@@ -1,0 +1,100 @@
+"""Runs ComfyUI's main.py so that a locked process never serves without the lock: `python guard.py main.py ARGUMENTS`.
+
+ComfyUI goes on without a pack that fails, is missing or is not whitelisted, and would serve all of its own routes to
+everybody. So no socket may listen here until the lock is in place. start.sh runs this file by its path, because a
+module's name could be shadowed, and it imports nothing but Python's own modules.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import runpy
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+
+
+def locked() -> bool:
+    """Reads TRYON_LOCKED itself, because the settings may be what fails; what is unclear counts as locked."""
+    return os.environ.get("TRYON_LOCKED", "").strip().lower() not in ("", "0", "false", "no", "off", "f", "n")
+
+
+def close_ports() -> None:
+    """Makes this process end instead of opening a port, until `open_ports` is called."""
+    listen = socket.socket.listen
+
+    def refuse(self: socket.socket, *backlog: int) -> None:
+        if self.family not in (socket.AF_INET, socket.AF_INET6):
+            return listen(self, *backlog)
+        print(
+            "comfyui_tryon could not be loaded, and TRYON_LOCKED forbids ComfyUI to serve without it. Look above for "
+            "the reason, and for arguments after -- that keep it from being loaded.",
+            file=sys.stderr,
+        )
+        end(1)  # not an exception: somebody may catch it, or it may be raised in a thread
+
+    socket.socket.listen = refuse  # type: ignore[method-assign, assignment]
+
+
+def open_ports() -> None:
+    """Lets this process listen again. The pack calls this, in which this module exists under another name."""
+    if "listen" in vars(socket.socket):  # without `close_ports` it is inherited from C
+        del socket.socket.listen
+
+
+def combined(arguments: list[str]) -> list[str]:
+    """Makes of several --whitelist-custom-nodes one, since ComfyUI takes the last only; the pack's settings follow
+    a --port and a --listen."""
+    parser = argparse.ArgumentParser(add_help=False)  # takes abbreviations, as ComfyUI's does
+    parser.add_argument("--whitelist-custom-nodes", nargs="+", action="extend", default=[])
+    parser.add_argument("--port")
+    parser.add_argument("--listen", nargs="?", const="0.0.0.0,::")
+    given, others = parser.parse_known_args(arguments)
+    for name, value in (("port", given.port), ("listen", given.listen)):
+        if value is not None:
+            others += [f"--{name}", value]
+            os.environ[name.upper()] = value
+    nodes = list(dict.fromkeys(given.whitelist_custom_nodes))
+    return [*others, "--whitelist-custom-nodes", *nodes] if nodes else others
+
+
+def main() -> None:
+    here, script = str(Path(__file__).resolve().parent), sys.argv[1]
+    sys.path[:] = [str(Path(script).resolve().parent), *(folder for folder in sys.path if folder != here)]
+    sys.argv = [script, *combined(sys.argv[2:])]
+    if not locked():
+        runpy.run_path(script, run_name="__main__")
+        return
+    close_ports()
+    status = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            print(left.code, file=sys.stderr)
+        status = 1 if left.code else 0
+    except OSError as error:
+        if error.errno not in CANNOT_LISTEN:
+            traceback.print_exc()
+        print(f"Cannot start: {error.strerror}. PORT and LISTEN say where to listen.", file=sys.stderr)
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    end(status)
+
+
+def end(status: int) -> None:
+    """Ends the process now. An ordinary exit would wait for threads that decode images or are inside torch."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

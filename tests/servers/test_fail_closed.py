@@ -1,0 +1,128 @@
+"""A locked process that cannot be locked: it ends with status 1, and no port of it was ever open."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from comfyui_tryon.demo import checkpoint
+from support.servers import (
+    DEMO_MODELS,
+    EMBEDDED,
+    FOLDERS,
+    ROOT,
+    START_TIMEOUT_S,
+    engines,
+    free_port,
+    running,
+    wait_until_ready,
+)
+
+GUARD = ROOT / "custom_nodes/comfyui_tryon/guard.py"
+REFUSED = "TRYON_LOCKED forbids ComfyUI"
+
+
+@dataclass
+class Cause:
+    """What keeps the lock from being put in place.
+
+    Attributes:
+        broken: a package that raises this when it is imported.
+        taken: whether another process has the port.
+        told: what the log says.
+    """
+
+    told: str
+    variables: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    broken: str = ""
+    taken: bool = False
+
+
+SETTINGS = {
+    "a bad setting": Cause("TRYON_MAX_QUEUE", {"TRYON_MAX_QUEUE": "lots"}),
+    "a bad key": Cause("TRYON_API_KEY", {"TRYON_API_KEY": " "}),
+    "an unclear lock": Cause("TRYON_LOCKED", {"TRYON_LOCKED": "perhaps"}),
+    "a package that does not import": Cause("broken on purpose", broken="ImportError('broken on purpose')"),
+    "a package that exits": Cause("", broken="SystemExit(1)"),
+    "a taken port": Cause("PORT", taken=True),
+}
+ARGUMENTS = {"a bad flag": Cause("--no-such-flag", arguments=("--no-such-flag",))}
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def ends_closed(tmp_path: Path, command: list[str], variables: dict[str, str], cause: Cause) -> None:
+    port, other = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+    environment |= {"PORT": str(port), "LISTEN": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    environment |= {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", **variables, **cause.variables}
+    if cause.broken:
+        (tmp_path / "pybase64.py").write_text(f"raise {cause.broken}")
+        environment["PYTHONPATH"] = str(tmp_path)
+    opened = False
+    with contextlib.ExitStack() as stack:
+        if cause.taken:
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        log = stack.enter_context(open(tmp_path / "log.txt", "wb"))
+        command += [argument.format(other=other) for argument in cause.arguments]
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=variables.get("PWD", ROOT)
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        try:
+            while process.poll() is None and not opened and time.monotonic() < deadline:
+                opened = is_open(other) or (not cause.taken and is_open(port))
+                time.sleep(0.02)
+        finally:
+            process.kill()
+    text = (tmp_path / "log.txt").read_text(errors="replace")
+    assert not opened, text[-3000:]
+    assert process.wait() == 1, text[-3000:]
+    assert cause.told in text
+
+
+@pytest.mark.parametrize("mode", ["--demo", ""], ids=["demo", "plain"])
+@pytest.mark.parametrize("name", [*SETTINGS, *ARGUMENTS])
+@pytest.mark.parametrize("engine", engines())
+def test_start_sh_opens_no_port_without_the_lock(tmp_path, engine, name, mode):
+    if engine == EMBEDDED and name in ARGUMENTS:
+        pytest.skip("there is no ComfyUI to pass them to")
+    checkpoint.write(DEMO_MODELS)
+    cause = SETTINGS.get(name) or ARGUMENTS[name]
+    command = [str(ROOT / "start.sh"), *([mode] if mode else []), *(["--"] if cause.arguments else [])]
+    ends_closed(tmp_path, command, {"COMFYUI_DIR": "" if engine == EMBEDDED else engine}, cause)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("option", ["--whitelist-custom-nodes", "--white"])
+def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder, option):
+    port = free_port()
+    arguments = ("--", option, "my_pack", "--port", str(port), "--listen", "127.0.0.1")
+    environment = {"TRYON_WARMUP": "0"}
+    with running(str(folder), tmp_path / "log.txt", environment, arguments=arguments, wait=False) as server:
+        given, server.url = server.url, f"http://127.0.0.1:{port}"
+        wait_until_ready(server)
+        for path in ("/", "/prompt", "/object_info", "/ws", "/queue"):
+            assert httpx.get(server.url + path).status_code == 404
+        assert not is_open(int(given.rsplit(":", 1)[1]))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("arguments", [(), ("--disable-all-custom-nodes",)], ids=["no pack", "all disabled"])
+def test_a_comfyui_that_does_not_find_the_pack_opens_no_port(tmp_path, folder, arguments):
+    command = [sys.executable, str(GUARD), "main.py", "--cpu", "--base-directory", str(tmp_path), *arguments]
+    command += ["--port", "{other}", "--database-url", f"sqlite:///{tmp_path}/comfyui.db"]
+    (tmp_path / "custom_nodes").mkdir()
+    cause = Cause(REFUSED, arguments=tuple(command[3:]))
+    ends_closed(tmp_path, command[:3], {"PWD": str(folder), "TRYON_LOCKED": "1"}, cause)
