@@ -10,7 +10,7 @@ from ..errors import ApiError
 from .worker import Job, Worker
 
 QUICK_PROCESSES = min(4, max(2, os.cpu_count() or 2))
-SLOW_PROCESSES = 6
+SLOW_PROCESSES = 2  # with more of them on two cores, honest images of 50 megapixels run into the limit
 # An image of 12 megapixels takes a third of a second. One that takes longer than QUICK_S leaves its place to others.
 QUICK_S = 1.5
 LIMIT_S = 9.0

@@ -45,7 +45,7 @@ TUNING = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "OPENBLAS_NUM_THREADS": "1",
 }
-LOWEST_PRIORITY = 19
+LOW_PRIORITY = 5  # below the server, and not below all that a busy machine does
 START_LIMIT_S = 60.0  # a third of a second where the machine is idle
 ARENA_KEPT_BYTES = 48 << 20
 LOOP_BYTES = 4 << 20
@@ -172,9 +172,9 @@ class Worker:
         return reply
 
     def give_way(self) -> None:
-        """Lets every other process run first."""
+        """Lets quick images and the server run first."""
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOW_PRIORITY)
 
     @property
     def ended(self) -> bool:
