@@ -122,7 +122,14 @@ def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder, 
 @pytest.mark.parametrize("arguments", [(), ("--disable-all-custom-nodes",)], ids=["no pack", "all disabled"])
 def test_a_comfyui_that_does_not_find_the_pack_opens_no_port(tmp_path, folder, arguments):
     command = [sys.executable, str(GUARD), "main.py", "--cpu", "--base-directory", str(tmp_path), *arguments]
-    command += ["--port", "{other}", "--database-url", f"sqlite:///{tmp_path}/comfyui.db"]
+    command += [
+        "--port",
+        "{other}",
+        "--database-url",
+        f"sqlite:///{tmp_path}/comfyui.db",
+        "--front-end-root",
+        str(tmp_path),
+    ]
     (tmp_path / "custom_nodes").mkdir()
     cause = Cause(REFUSED, arguments=tuple(command[3:]))
     ends_closed(tmp_path, command[:3], {"PWD": str(folder), "TRYON_LOCKED": "1"}, cause)
