@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # A run that ends at its deadline, without progress until then, is interrupted and not yet stuck.
 STUCK_GRACE_S = 5.0
-MAX_SIDE = 16_383  # of an image in WebP
+MAX_RESULT_SIDE = 16_383  # what WebP can hold
 # Retry-After is the mean execution time of late times the queue's length, and starts from a guess.
 FIRST_EXECUTE_S = 10.0
 MEAN_WEIGHT = 0.2
@@ -250,5 +250,5 @@ def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
 
 def _check_result(pixels: np.ndarray) -> None:
     """Raises ValueError, in the node that delivers them, if `pixels` are no image that can be encoded."""
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_SIDE:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_RESULT_SIDE:
         raise ValueError(f"What is linked to images is of the shape {pixels.shape}, not (height, width, 3).")

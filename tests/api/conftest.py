@@ -35,7 +35,7 @@ class ApiClient(TestClient):
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Lets the application work until `condition` holds."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "it did not come about"
             await asyncio.sleep(0.001)

@@ -15,6 +15,10 @@ SLOW_PROCESSES = 2  # with more of them on two cores, honest images of 50 megapi
 QUICK_S = 1.5
 LIMIT_S = 9.0
 
+# So many pixels take a process for seconds if others do the same at the same time, so few begin at once.
+LARGE_BYTES = 16_000_000 * images.CHANNELS
+LARGE_AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
+
 _idle: list[Worker] = []  # they know nothing of servers and event loops, and end with this process
 
 
@@ -22,6 +26,7 @@ class Pool:
     def __init__(self) -> None:
         self._quick = asyncio.Semaphore(QUICK_PROCESSES)
         self._slow = asyncio.Semaphore(SLOW_PROCESSES)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def run(self, job: Job) -> images.Header | np.ndarray:
         """Has a process do `job`; kills the process if it takes too long or if nobody waits any more.
@@ -29,6 +34,12 @@ class Pool:
         Raises:
             ApiError: what the process says of the image, or invalid_image for one that takes too long.
         """
+        if job.header and job.header.pixel_bytes > LARGE_BYTES:
+            async with self._large:
+                return await self._run(job)
+        return await self._run(job)
+
+    async def _run(self, job: Job) -> images.Header | np.ndarray:
         await self._quick.acquire()
         place, worker, reply, slow = self._quick, None, None, False
         try:
