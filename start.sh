@@ -157,6 +157,10 @@ export PORT=${PORT:-8000} HF_HUB_DISABLE_TELEMETRY=1
 # In --dev everybody who connects can run any node and write files.
 if [ "$mode" != dev ]; then export LISTEN=${LISTEN:-0.0.0.0}; else export LISTEN=${LISTEN:-127.0.0.1}; fi
 
+if ! has_gpu && [ -z "${OMP_WAIT_POLICY:-}" ]; then  # threads that wait leave the cores to other processes
+  export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
+fi
+
 case $mode in
   test)
     cd "$here"
@@ -186,9 +190,6 @@ case $mode in
 esac
 
 export TRYON_LOCKED=${TRYON_LOCKED:-1}
-if ! has_gpu && [ -z "${OMP_WAIT_POLICY:-}" ]; then  # threads that wait leave the cores to other processes
-  export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
-fi
 
 if [ -z "$comfyui" ]; then
   [ $# -eq 0 ] || fail "found no ComfyUI for the arguments after --"
