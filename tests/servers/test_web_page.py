@@ -160,7 +160,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
 
         await page.evaluate("app.graph.remove(app.graph.getNodeById(9))")
         await publish(page, "mine")
-        assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"not published"')
+        assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"Not published"')
         await shot(page, dev, "refused")
         await publish(page, "../mine")
         assert "cannot be a name" in await page.wait_for(TOAST % '"../mine"')
