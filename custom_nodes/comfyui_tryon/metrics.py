@@ -42,14 +42,14 @@ def watch(queue_depth: Callable[[], int], gpu_memory: Callable[[], int]) -> None
 
 
 def count(outcome: str, caller: str = "") -> None:
-    """A try-on request was answered, with a picture (ok) or an error's code; `caller` is a name from the settings."""
+    """Counts an answered try-on request, with images (ok) or an error's code; `caller` is a name from the settings."""
     requests.labels(outcome).inc()
     if caller:
         callers.labels(caller, outcome).inc()
 
 
 def observe(seconds: Mapping[str, float], picture_count: int) -> None:
-    """A request was answered with pictures."""
+    """Notes how long each stage of a request took that was answered with images."""
     pictures.inc(picture_count)
     for stage, value in seconds.items():
         stages.labels(stage).observe(value)
