@@ -150,15 +150,10 @@ def test_clients_that_stall_in_their_body_are_bounded_and_dropped(tmp_path):
     short = re.sub(r"(?m)^  timeout http-request .*$", "  timeout http-request 15s", whole)
     assert short.count("timeout http-request 15s") == 2
     with mortals(tmp_path, ["127.0.0.21"], short) as (running, _):
-        stalled = [stall(running, 29_000_000, 1000) for _ in range(24)]
-        until(lambda: b"429" in stall_and_read(running), "a large body is still let in")
+        stalled = [stall(running, 29_000_000, 1000) for _ in range(40)]
         assert httpx.get(f"{running.url}/ping").status_code == 200
-        assert [client.recv(100) for client in stalled] == [b""] * 24
-
-
-def stall_and_read(running: Fleet) -> bytes:
-    with stall(running, 29_000_000, 1) as client:
-        client.settimeout(2)
-        with contextlib.suppress(TimeoutError):
-            return client.recv(100)
-    return b""
+        answers = [client.recv(100) for client in stalled]
+    dropped = answers.count(b"")
+    # HAProxy's threads count beside each other: one that comes at the same moment may be let in too.
+    assert 24 <= dropped <= 26
+    assert sum(b" 429 " in answer for answer in answers) == len(answers) - dropped
