@@ -1,11 +1,11 @@
 """The sampler beside CatVTON's published algorithm written out plainly: the same weights, inputs and result.
 
-    python benchmarks/sampler.py [--sizes 192x256 288x384] [--steps N] [--repeat N]
+    python benchmarks/sampler.py [--sizes 192x256 288x384] [--steps N] [--repeat N] [--dtype bfloat16]
     python benchmarks/sampler.py --count
 
 Both sides load weights of the published sizes with random numbers, each in a process of its own, and sample in turns.
-On a GPU: 768 x 1024, 50 steps, fp16, and a third side with torch.compile. --count needs no GPU: it runs the loop on
-tensors without data, which no operation can read, and counts what a step does.
+On a GPU: 768 x 1024, 50 steps, fp16, a third side with torch.compile, and ours in fp32 to compare with. --count needs
+no GPU: it runs the loop on tensors without data, which no operation can read, and counts what a step does.
 """
 
 import argparse
@@ -35,24 +35,25 @@ from safetensors.torch import load_file
 from support.reference import Published, skip_cross_attention
 
 CUDA = torch.cuda.is_available()
-DEVICE, DTYPE = ("cuda", torch.float16) if CUDA else ("cpu", torch.float32)
-SIDES = ("published", "ours", "ours, compiled") if CUDA else ("published", "ours")
+DEVICE = "cuda" if CUDA else "cpu"
+EXACT = "ours, float32"
+SIDES = ("published", "ours", "ours, compiled", EXACT) if CUDA else ("published", "ours")
 GUIDANCE, SEED = 2.5, 42
 PUBLISHED_PEAK_GB = 5.94  # paper, table 5: 1024 x 768 on an A100
 
 Sample = Callable[..., np.ndarray]  # person, garment, mask, steps, width, height, callback
 
 
-def load_published(models: Path) -> Sample:
+def load_published(models: Path, dtype: torch.dtype) -> Sample:
     base, vae, catvton = folders(models)
     unet, autoencoder = meta_models()
     keys = attention_keys(list(unet.state_dict()))
     weights = load_file(base / "unet/diffusion_pytorch_model.fp16.safetensors")
     attention = load_file(next(catvton.rglob("model.safetensors")))
     weights.update((keys[key], tensor) for key, tensor in attention.items())
-    unet.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
+    unet.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
     weights = load_file(vae / "diffusion_pytorch_model.fp16.safetensors")
-    autoencoder.load_state_dict({name: tensor.to(DTYPE) for name, tensor in weights.items()}, assign=True)
+    autoencoder.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
     autoencoder.eval().requires_grad_(False)
     published = Published(skip_cross_attention(unet).to(DEVICE), autoencoder.to(DEVICE))
 
@@ -62,8 +63,8 @@ def load_published(models: Path) -> Sample:
     return sample
 
 
-def load_ours(models: Path, compile: bool) -> Sample:
-    pipeline = load_pipeline(*folders(models), dtype=DTYPE, compile=compile).to(DEVICE)
+def load_ours(models: Path, dtype: torch.dtype, compile: bool) -> Sample:
+    pipeline = load_pipeline(*folders(models), dtype=dtype, compile=compile).to(DEVICE)
 
     def sample(person, garment, mask, steps, width, height, callback):
         return pipeline(
@@ -98,12 +99,15 @@ class Memory:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def side(name: str, models: Path) -> None:
+def side(name: str, models: Path, results: Path, dtype: torch.dtype) -> None:
     """A process that loads one side and samples on every line of its standard input."""
     answer = lambda **figures: print(json.dumps(figures), flush=True)  # noqa: E731
     memory, start = Memory(), time.perf_counter()
     memory.start()
-    sample = load_published(models) if name == "published" else load_ours(models, name != "ours")
+    if name == "published":
+        sample = load_published(models, dtype)
+    else:
+        sample = load_ours(models, torch.float32 if name == EXACT else dtype, compile="compiled" in name)
     answer(load_s=time.perf_counter() - start, load_gb=memory.peak())
     for line in sys.stdin:
         order, marks = json.loads(line), []
@@ -119,19 +123,20 @@ def side(name: str, models: Path) -> None:
         start = time.perf_counter()
         result = sample(*pictures(order["width"], order["height"]), callback=callback, **order)
         end = time.perf_counter()
-        np.save(models / f"{name}.npy", result)
+        np.save(results / f"{name}.npy", result)
         steps = np.diff(marks) if not CUDA else np.full(order["steps"], (marks[-1] - marks[0]) / order["steps"])
         answer(step_s=list(steps), encode_s=marks[0] - start, decode_s=end - marks[-1], peak_gb=memory.peak())
 
 
-def compare(sizes: list[tuple[int, int]], steps: int, repeat: int) -> None:
+def compare(sizes: list[tuple[int, int]], steps: int, repeat: int, dtype: str, models: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        models = Path(scratch)
-        # in a process of its own, which gives its memory back
-        subprocess.run([sys.executable, __file__, "--write", scratch], check=True)
+        if models is None:
+            models = Path(scratch) / "models"
+            # in a process of its own, which gives its memory back
+            subprocess.run([sys.executable, __file__, "--write", models], check=True)
         running = {
             name: subprocess.Popen(
-                [sys.executable, __file__, "--side", name, scratch],
+                [sys.executable, __file__, "--side", name, models, scratch, "--dtype", dtype],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -149,8 +154,8 @@ def compare(sizes: list[tuple[int, int]], steps: int, repeat: int) -> None:
                     figures = json.loads(process.stdout.readline())
                     if number or not CUDA:
                         found[name].append(figures)
-            results = {name: np.load(models / f"{name}.npy") for name in SIDES}
-            rows += [row(name, width, height, found, results) for name in SIDES]
+            results = {name: np.load(Path(scratch) / f"{name}.npy") for name in SIDES}
+            rows += [row(name, width, height, dtype, found, results) for name in SIDES]
         for process in running.values():
             process.communicate()
     load_rows = [
@@ -158,17 +163,18 @@ def compare(sizes: list[tuple[int, int]], steps: int, repeat: int) -> None:
         for name, load in loads.items()
     ]
     print(json.dumps(machine()))
-    report("sampler_load", load_rows, machine=machine(), dtype=str(DTYPE))
-    report("sampler", rows, machine=machine(), dtype=str(DTYPE), steps=steps, repeat=repeat)
+    name = f"sampler_{dtype}" if CUDA else "sampler"
+    report(f"{name}_load", load_rows, machine=machine(), dtype=dtype)
+    report(name, rows, machine=machine(), dtype=dtype, steps=steps, repeat=repeat)
 
 
-def row(name: str, width: int, height: int, found: dict, results: dict) -> dict[str, Any]:
+def row(name: str, width: int, height: int, dtype: str, found: dict, results: dict) -> dict[str, Any]:
     step = {side: median([seconds for run in runs for seconds in run["step_s"]]) for side, runs in found.items()}
     middle = {key: median([run[key] for run in found[name]]) for key in ("encode_s", "decode_s")}
     peak = {side: max(run["peak_gb"] for run in runs) for side, runs in found.items()}
     close = psnr(results[name], results["published"])
-    if name != "published":
-        assert close >= (40 if DTYPE == torch.float16 else 60), f"{name} is another function: {close:.1f} dB"
+    lowest = {"float32": 60, "float16": 40, "bfloat16": 25}[dtype]
+    assert name in ("published", EXACT) or close >= lowest, f"{name} is another function: {close:.1f} dB"
     figures = {
         "size": f"{width} x {height}",
         "side": name,
@@ -180,6 +186,7 @@ def row(name: str, width: int, height: int, found: dict, results: dict) -> dict[
         "PSNR dB": "" if name == "published" else f"{close:.1f}",
     }
     if CUDA:
+        figures["PSNR dB to fp32"] = f"{psnr(results[name], results[EXACT]):.1f}"
         figures["TFLOP/s"] = f"{step_flops(width, height) / step[name] / 1e12:.0f}"
         figures["published peak GB"] = PUBLISHED_PEAK_GB if (width, height) == (768, 1024) else ""
     return figures
@@ -264,18 +271,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50 if CUDA else 2)
     parser.add_argument("--repeat", type=int, default=3 if CUDA else 1)
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16" if CUDA else "float32")
+    parser.add_argument("--models", type=Path, help="weights to use, in the published layout")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write:
         write_published(arguments.write)
     elif arguments.side:
-        side(arguments.side[0], Path(arguments.side[1]))
+        name, models, results = arguments.side
+        side(name, Path(models), Path(results), getattr(torch, arguments.dtype))
     elif arguments.count:
         count(768, 1024)
     else:
         sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes]
-        compare(sizes, arguments.steps, arguments.repeat)
+        compare(sizes, arguments.steps, arguments.repeat, arguments.dtype, arguments.models)
 
 
 if __name__ == "__main__":
