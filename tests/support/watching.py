@@ -120,8 +120,8 @@ class Pings:
         self._process.wait()
 
     def answers(self, until: float) -> tuple[Counter[str], list[float]]:
-        """Returns how often /ping had which status, and the seconds of each; only of those sent before `until`."""
+        """Returns how often /ping had which status, and the seconds of each; only of those answered before `until`."""
         lines = self._path.read_text().splitlines()
         found = [json.loads(line) for line in lines if line.endswith("]")]
-        found = [entry for entry in found if entry[0] < until]
+        found = [entry for entry in found if entry[0] + entry[2] < until]
         return Counter(str(status) for _, status, _ in found), [spent for _, _, spent in found]
