@@ -161,6 +161,11 @@ if ! has_gpu && [ -z "${OMP_WAIT_POLICY:-}" ]; then  # threads that wait leave t
   export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
 fi
 
+if [ -z "${OMP_NUM_THREADS:-}" ]; then  # more threads than a container's CPU quota would be stopped together
+  threads=$("$python" -IS "$pack/cpus.py")
+  [ -z "$threads" ] || export OMP_NUM_THREADS=$threads
+fi
+
 case $mode in
   test)
     cd "$here"

@@ -25,7 +25,7 @@ LAYERS = [
     ["decoding"],
     ["exchange", "images", "schema", "log", "metrics"],
     ["errors", "settings", "structure"],
-    ["guard", "keys"],
+    ["cpus", "guard", "keys"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -13,6 +13,11 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST = 4096  # aiohttp refuses headers of twice that
 
 
+def is_name(caller: str) -> bool:
+    """Says whether a caller has a name, which no other caller has."""
+    return caller != ANYBODY and not caller.startswith("#")
+
+
 class Keys:
     """Tells callers by their keys; without keys everybody is `ANYBODY`.
 

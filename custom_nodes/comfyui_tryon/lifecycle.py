@@ -13,7 +13,7 @@ import numpy as np
 from aiohttp import web
 from PIL import ImageFile
 
-from . import images, log
+from . import cpus, images, log
 from .api.answering import Answering
 from .api.health import Health
 from .api.lock import Lock
@@ -84,7 +84,10 @@ class Lifecycle:
             await web.TCPSite(runner, host, port).start()
 
     async def _warm_up(self) -> None:
-        logger.info("Try-on API on the %s, workflow %s", self._engine_name, self._settings.workflow)
+        cores = cpus.available()
+        logger.info(
+            "Try-on API on the %s, workflow %s, %d CPU cores", self._engine_name, self._settings.workflow, cores
+        )
         for attempt in itertools.count():
             pause_s = min(2**attempt, LONGEST_PAUSE_S)
             try:

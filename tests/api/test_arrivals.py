@@ -71,6 +71,13 @@ async def test_a_form_that_stops_is_not_waited_for(api, monkeypatch):
     assert await (await begin(client, form, 1_000_000, head)).error() == (400, "invalid_request")
 
 
+async def test_a_workflow_that_stops_is_not_waited_for(api, monkeypatch):
+    monkeypatch.setattr(arrivals, "BODY_STEP_S", 0.05)
+    client = await api()
+    head = HEAD.replace(b"POST /api/v1/tryon", b"PUT /api/v1/workflows/mine").replace(b"Host: x", b"Host: 127.0.0.1")
+    assert await (await begin(client, b"{" * 1000, 10_000, head)).error() == (400, "invalid_request")
+
+
 async def test_stalled_bodies_make_room_for_those_that_come(api, monkeypatch, held):
     monkeypatch.setattr(arrivals, "BODIES", 2)
     monkeypatch.setattr(arrivals, "CROWDED_STEP_S", 0.0)
@@ -168,6 +175,28 @@ async def test_who_was_refused_finds_a_place_when_he_comes_back(api, grey):
     for run in client.engine.runs[1:]:
         client.engine.finish(run)
     assert {status for status, _ in await asyncio.gather(polite, *sent)} == {200}
+
+
+async def test_a_named_key_has_one_share_whatever_addresses_it_comes_from(api, grey):
+    client = await api(max_queue=3, api_key="shop:first,shop:second,app:third,nameless")
+    client.engine.holds = True
+
+    def by(key: str, address: str) -> dict[str, dict[str, str]]:
+        return {"headers": {"X-API-Key": key, "X-Forwarded-For": address}}
+
+    keys = ("first", "second", "first", "second")
+    sent = [asyncio.ensure_future(client.tryon(grey, **by(key, str(n)))) for n, key in enumerate(keys)]
+    await client.until(lambda: len(client.engine.runs) == 4)
+    for key in ("third", "nameless"):  # both are told to come back, from an address that the shop has too
+        assert await client.error(grey, **by(key, "0")) == (429, "queue_full")
+    client.engine.finish(client.engine.runs[0])
+    await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+    assert await client.error(grey, **by("first", "a new one")) == (429, "queue_full")
+    other = asyncio.ensure_future(client.tryon(grey, **by("third", "0")))
+    await client.until(lambda: len(client.engine.runs) == 5)
+    for run in client.engine.runs[1:]:
+        client.engine.finish(run)
+    assert {status for status, _ in await asyncio.gather(other, *sent)} == {200}
 
 
 def test_shares_are_forgotten_after_a_while(monkeypatch):

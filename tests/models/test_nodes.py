@@ -1,12 +1,14 @@
 """The nodes' interface: names, inputs and outputs of the published pack, and what ours promise."""
 
 import inspect
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from comfyui_tryon import exchange, nodes
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from comfyui_tryon.nodes.tensors import to_uint8
 
 PUBLISHED = {
     "LoadCatVTONPipeline": (["sd15_inpaint_path", "catvton_path", "mixed_precision"], ["MODEL"], ["pipe"]),
@@ -122,3 +124,17 @@ def test_repaint_takes_the_persons_pixels_outside_the_mask():
     for image in painted:
         assert torch.equal(image[mask[0] == 0], person[0][mask[0] == 0])
         assert not torch.equal(image[mask[0] == 1], person[0][mask[0] == 1])
+
+
+def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
+    """Of an image of 50 megapixels, whose floats take 600 MB already, there would otherwise be a second copy of these."""
+    image = torch.rand(1, 1000, 1000, 3)
+    expected = np.rint(image.numpy() * np.float32(255)).astype(np.uint8)
+    tracemalloc.start()
+    try:
+        pixels = to_uint8(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(pixels, expected)
+    assert peak < pixels.nbytes + 3e6

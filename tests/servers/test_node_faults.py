@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,13 +21,12 @@ LOG_LIMIT = 20_000  # characters a fault
 GREY = to_base64(Image.new("RGB", (64, 64), "grey"))
 
 
-@pytest.fixture(scope="module")
-def worker(engine, tmp_path_factory):
-    """A server with a workflow for each fault, and for each of the probe's other nodes."""
-    folder = tmp_path_factory.mktemp("faults")
+def write_workflows(folder: Path) -> None:
+    """Writes the demo's workflow, one for each fault, and one for each of the probe's other nodes."""
     (folder / "workflows").mkdir()
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
-    nodes = {name: ("ProbeFault", name) for name in ("none", *CODES)}
+    (folder / "workflows/demo.json").write_text(json.dumps(demo))
+    nodes = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES)}
     nodes |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
     nodes |= {"slow_validation": ("ProbeValidation", "sleep")}
     for name, (class_type, fault) in nodes.items():
@@ -34,6 +34,12 @@ def worker(engine, tmp_path_factory):
         output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
         graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
         (folder / f"workflows/{name}.json").write_text(json.dumps(graph))
+
+
+@pytest.fixture(scope="module")
+def worker(engine, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    write_workflows(folder)
     environment = {"TRYON_WORKFLOWS_DIR": str(folder / "workflows"), "TRYON_WORKFLOW": "none", "TRYON_WARMUP": "0"}
     with probe_server(engine, folder, environment) as server:
         yield server

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from ..errors import ApiError
+from ..keys import is_name
+from .routes import CALLER
 
 # A caller who was refused counts as one who waits for this long, as he comes back only after Retry-After.
 REFUSED_S = 60.0
@@ -15,10 +17,14 @@ MAX_REFUSED = 100  # so many make each share as small as it gets
 
 
 def caller_of(request: web.Request) -> str:
-    """Returns whose request it is: the peer's address and, as that is a balancer's for everybody behind it, the last
-    one that the peer has put into X-Forwarded-For. A caller may invent the latter, which gains him a larger share, and
-    nothing where the balancer adds its own.
+    """Returns whose request it is: the name of the key, if it has one, or else an address.
+
+    That is the peer's address and, as it is a balancer's for everybody behind it, the last one that the peer has put
+    into X-Forwarded-For. A caller may invent the latter, which gains a larger share, and nothing where the balancer
+    adds its own. A name is nobody's to invent, and is the same from whichever address it comes.
     """
+    if is_name(request[CALLER]):
+        return request[CALLER]
     forwarded = request.headers.getall("X-Forwarded-For", [""])[-1].rpartition(",")[2].strip()
     return f"{request.remote} {forwarded[:64]}"
 

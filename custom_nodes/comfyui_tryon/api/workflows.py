@@ -1,6 +1,7 @@
 """The published workflows: listed, and, where the host's own pages are open, published and withdrawn."""
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -8,6 +9,7 @@ from ..errors import ApiError
 from ..settings import Settings
 from ..workflows.format import WorkflowInvalid
 from ..workflows.store import MAX_BYTES, Workflows
+from .arrivals import Arrivals
 from .body import read_all
 from .origin import check_own_page
 from .routes import ID, Route
@@ -17,6 +19,7 @@ class WorkflowsApi:
     def __init__(self, settings: Settings, workflows: Workflows) -> None:
         self._settings = settings
         self._workflows = workflows
+        self._arrivals = Arrivals(2 * MAX_BYTES)
 
     def routes(self) -> list[Route]:
         routes = [Route("GET", "/api/v1/workflows", self.list)]
@@ -33,7 +36,7 @@ class WorkflowsApi:
         """Makes the web page's open graph a workflow; the reply describes it."""
         self._check_caller(request)
         name = request.match_info["id"]
-        data = await read_all(request, 2 * MAX_BYTES, f"A workflow is at most {MAX_BYTES / 1e6:g} MB.")
+        data = await self._arrivals.receive(request, _read)
         try:
             workflow = await asyncio.to_thread(self._workflows.publish, name, bytes(data))
         except WorkflowInvalid as error:
@@ -51,3 +54,7 @@ class WorkflowsApi:
     def _check_caller(self, request: web.Request) -> None:
         if not self._settings.api_key:  # which a foreign page does not have
             check_own_page(request, self._settings.listen)
+
+
+async def _read(request: web.Request, max_bytes: int, on_bytes: Callable[[int], None]) -> bytearray:
+    return await read_all(request, max_bytes, f"A workflow is at most {MAX_BYTES / 1e6:g} MB.", on_bytes)

@@ -1,15 +1,14 @@
 """The decoding processes: a few for quick images, others for slow ones, and a time limit for all."""
 
 import asyncio
-import os
 
 import numpy as np
 
-from .. import images
+from .. import cpus, images
 from ..errors import ApiError
 from .worker import Job, Worker
 
-QUICK_PROCESSES = min(4, max(2, os.cpu_count() or 2))
+QUICK_PROCESSES = min(4, max(2, cpus.available()))
 SLOW_PROCESSES = 2  # with more of them on two cores, honest images of 50 megapixels run into the limit
 # An image of 12 megapixels takes a third of a second. One that takes longer than QUICK_S leaves its place to others.
 QUICK_S = 1.5
@@ -17,7 +16,7 @@ LIMIT_S = 9.0
 
 # So many pixels take a process for seconds if others do the same at the same time, so few begin at once.
 LARGE_BYTES = 16_000_000 * images.CHANNELS
-LARGE_AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
+LARGE_AT_ONCE = max(1, cpus.available() // 2)
 
 _idle: list[Worker] = []  # they know nothing of servers and event loops, and end with this process
 

@@ -1,12 +1,13 @@
 """ComfyUI's executor thread: what its nodes raise is kept from ending it, and where it ends all the same, another one
 takes its place."""
 
+import contextlib
 import functools
 import inspect
 import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import metrics
@@ -75,23 +76,24 @@ def guard_nodes(execution: Any, interruption: type[Exception], is_ours: Callable
     """
     original = execution.get_output_data
 
-    @functools.wraps(original)
-    async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+    @contextlib.contextmanager
+    def guard() -> Iterator[None]:
         try:
-            return await original(*args, **kwargs)
+            yield
         except BaseException as error:
             if is_ours() and not isinstance(error, interruption) and not _is_ordinary(error):
                 raise _stand_in(error) from None
             raise
 
     @functools.wraps(original)
+    async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+        with guard():
+            return await original(*args, **kwargs)
+
+    @functools.wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with guard():
             return original(*args, **kwargs)
-        except BaseException as error:
-            if is_ours() and not isinstance(error, interruption) and not _is_ordinary(error):
-                raise _stand_in(error) from None
-            raise
 
     execution.get_output_data = guarded_coroutine if inspect.iscoroutinefunction(original) else guarded
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+BLOCK = 1 << 18  # values at a time, which stay in the cache: a copy of 50 megapixels as floats takes 600 MB
+
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """Converts floats in [0, 1], of any shape and on any device, to uint8; values beyond are clipped.
@@ -14,9 +16,14 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     Raises:
         FloatingPointError: a value is not a number, and would become a black pixel.
     """
-    scaled = np.multiply(images.float().cpu().numpy(), 255.0)
+    values = images.float().cpu().numpy()
+    pixels = np.empty(values.shape, np.uint8)
+    source, target = values.reshape(-1), pixels.reshape(-1)
     with np.errstate(invalid="raise"):
-        return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+        for start in range(0, source.size, BLOCK):
+            scaled = source[start : start + BLOCK] * np.float32(255)
+            target[start : start + BLOCK] = np.rint(scaled, out=scaled).clip(0, 255, out=scaled)
+    return pixels
 
 
 def from_uint8(pixels: np.ndarray) -> torch.Tensor:
@@ -35,4 +42,5 @@ def to_pil(images: torch.Tensor, name: str) -> Image.Image:
     pixels = to_uint8(images[0])
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    return Image.fromarray(pixels).convert("RGB")
+    image = Image.fromarray(pixels)
+    return image if image.mode == "RGB" else image.convert("RGB")
