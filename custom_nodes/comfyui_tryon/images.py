@@ -1,20 +1,19 @@
 """Images as bytes, to and from pixels."""
 
 import errno
+import hashlib
 import importlib.util
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from isal import isal_zlib
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError, features
 
 from .errors import ApiError
-from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure
+from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
 from .imagefiles.colour import Conversion
 from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, strips, upright
 
@@ -24,10 +23,8 @@ INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else [])]
 MIN_SIDE = 16
 MAX_SIDE = 16_384
 
-# ISA-L's deflate and one filter for all rows: a sixth of the time that Pillow takes at zlib's fastest level, for a file
-# as large (a photograph of 768 x 1024: 6 ms, not 40); at zlib's default level it would be a tenth smaller, for 130 ms.
-PNG_LEVEL = 2
-PNG_FILTER_UP = 2
+NAMES = {"HEIF": "HEIC"}
+LAST_ROWS = 64  # as many as the largest unit of a JPEG has
 
 # Bytes that Pillow stores for a pixel; four in the modes that are not here.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -111,13 +108,14 @@ def load(found: Opened, data: bytes) -> None:
         found.image.load()
         return
     try:
-        if not jpeg.film_without_end_mark(data):
+        if not jpeg.lacks_end_mark(data):
             found.image.load()
             return
     except OSError as error:
         if _is_memory_error(error):
             raise
-    whole = jpeg.with_end_mark(data, _digest)
+    found.image.close()
+    whole = jpeg.with_end_mark(jpeg.without_exif(data)[0], _digest)
     if whole is None:
         raise OSError("truncated")
     found.image = _jpeg(whole)
@@ -127,7 +125,7 @@ def load(found: Opened, data: bytes) -> None:
 def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
     """Encodes uint8 (H, W, 3) RGB as png, jpeg or webp; `quality` 1 to 100 applies to the last two."""
     if output_format == "png":
-        return _png(pixels)
+        return png.write(pixels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, output_format.upper(), quality=quality)
     return buffer.getvalue()
@@ -162,22 +160,6 @@ def out_of_memory() -> ApiError:
     return ApiError("out_of_memory", "This worker ran out of memory. Retry, or send a smaller image.", retry_after=5)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    height, width, _ = pixels.shape
-    rows = pixels.reshape(height, -1)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = PNG_FILTER_UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, PNG_LEVEL)), (b"IEND", b""))
-    parts = [png.SIGNATURE]
-    for kind, data in chunks:
-        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
-    return b"".join(parts)
-
-
 @contextmanager
 def opened(data: bytes, field: str, max_pixels: int) -> Iterator[Opened]:
     """Opens `data` for the block, and turns what the block raises into ApiError."""
@@ -187,7 +169,7 @@ def opened(data: bytes, field: str, max_pixels: int) -> Iterator[Opened]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = _open(data)
-            kind = f"{found.image.format} image"
+            kind = f"{NAMES.get(found.image.format or '', found.image.format)} image"
             with found.image:
                 _check_size(found.image.size, field, max_pixels)
                 yield found
@@ -212,13 +194,16 @@ def _open(data: bytes) -> Opened:
         png.scale_transparency(image, chunks.data)
         return Opened(image, chunks.orientation(), chunks.profile())
     if data.startswith(b"\xff\xd8\xff"):
-        image = _jpeg(data)
-        return Opened(image, exif.orientation(image.info.get("exif", b"")), image.info.get("icc_profile"))
-    if data[:4] in exif.TIFF_BEGINNINGS:
-        image = _pillow(exif.without_orientation(data))  # Pillow would turn it, and rewrite all its tags for that
+        plain, block = jpeg.without_exif(data)
+        image = _jpeg(plain)
+        return Opened(image, exif.orientation(block), image.info.get("icc_profile"))
+    if data[:4] in tiff.BEGINNINGS:
+        image = _pillow(tiff.first_image(data))
         return Opened(image, exif.orientation(data), image.info.get("icc_profile"))
     if boxes.is_heif(data) and HAS_HEIF:
         image = _heif(data)
+    elif boxes.is_avif(data):
+        image = _pillow(boxes.without_exif(data))
     else:
         image = _pillow(data)
     profile = image.info.get("icc_profile")
@@ -251,10 +236,15 @@ def _heif(data: bytes) -> Image.Image:
         raise UnidentifiedImageError from None
 
 
-def _digest(data: bytes) -> bytes:
-    with _jpeg(data) as image:
-        image.load()
-        return jpeg.digest_of(image.tobytes())
+def _digest(data: bytes, whole: bool) -> bytes:
+    image = _jpeg(data)
+    image.load()
+    rows = image if whole else image.crop((0, max(0, image.height - LAST_ROWS), *image.size))
+    digest = hashlib.blake2b()
+    for *_, strip in strips(rows):
+        digest.update(strip.tobytes())
+    image.close()  # which frees its memory
+    return digest.digest()
 
 
 def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:

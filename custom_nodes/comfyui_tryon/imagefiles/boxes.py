@@ -22,6 +22,22 @@ def is_heif(data: bytes) -> bool:
     return bool(found & HEIF_BRANDS) and not found & AVIF_BRANDS
 
 
+def is_avif(data: bytes) -> bool:
+    """Whether the file is AVIF."""
+    return bool(brands(data) & AVIF_BRANDS)
+
+
+def without_exif(data: bytes) -> bytes:
+    """Returns the file with its EXIF under a name that means nothing.
+
+    Readers turn by the file's own boxes; Pillow reads all tags, and fails at odd ones.
+    """
+    for kind, start, end in _boxes(data, 0, len(data)):
+        if kind == b"meta":
+            return data[:start] + data[start:end].replace(b"Exif\0", b"none\0") + data[end:]
+    return data
+
+
 def colour_codes(data: bytes) -> tuple[int, int] | None:
     """Returns the codes of the primaries and the transfer that the first image names (nclx), if any does."""
     for kind, start, end in _inside(data, (b"meta", b"iprp", b"ipco")):

@@ -7,7 +7,6 @@ import struct
 
 ORIENTATION = 0x0112
 SHORT, LONG = 3, 4
-TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LYING = (5, 6, 7, 8)  # width and height change places
 SIZES = {1: 1, SHORT: 2, LONG: 4}
 
@@ -19,15 +18,6 @@ def orientation(block: bytes) -> int:
         return 1
     value = struct.unpack_from(place[1], block, place[0])[0]
     return value if 1 <= value <= 8 else 1
-
-
-def without_orientation(block: bytes) -> bytes:
-    """Returns `block`, a TIFF file or EXIF of as many bytes, with the orientation 1."""
-    place = _place(block)
-    if place is None:
-        return block
-    upright = struct.pack(place[1], 1)
-    return block[: place[0]] + upright + block[place[0] + len(upright) :]
 
 
 def _place(block: bytes) -> tuple[int, str] | None:

@@ -5,38 +5,55 @@ whatever follows. So where the pixels depend on what follows, some of them are n
 of them are.
 """
 
-import hashlib
 import random
 import re
 import struct
 from collections.abc import Callable
 
+EXIF = b"Exif\0\0"
+MAX_HEAD_BYTES = 1_000_000
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 # The first boxes of a film, four bytes behind their own beginning.
 FILM = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"mpvd")
-FILLERS = 3
-FILLER_BYTES = 4_096
+RESTARTS = b"\xff\xdd"
+FILLER = bytes(random.Random(0).choices(range(255), k=4_096))  # no markers, as they begin with 255
+# Where the pixels are in intervals, the decoder goes on behind the mark of the next one.
+RESTARTED = FILLER + b"".join(bytes([255, 0xD0 + number]) + FILLER for number in range(8))
 
 
-def film_without_end_mark(data: bytes) -> bool:
-    """Whether a film begins where the end mark of the image should be; a decoder would take it for pixels."""
-    place = _film(data)
-    return place is not None and not data[:place].rstrip(b"\0").endswith(END)
+def without_exif(data: bytes) -> tuple[bytes, bytes]:
+    """Returns the JPEG with its EXIF under a name that means nothing, and the EXIF.
+
+    Pillow reads the resolution from EXIF when it opens a file, and fails at odd tags.
+    """
+    block, place = b"", -1
+    while (place := data.find(EXIF, place + 1, MAX_HEAD_BYTES)) >= 0:
+        if data[place - 4 : place - 2] == b"\xff\xe1":
+            size = int.from_bytes(data[place - 2 : place], "big")
+            block += data[place + len(EXIF) if block else place : place - 2 + size]
+            data = data[:place] + b"none" + data[place + 4 :]
+    return data, block
 
 
-def with_end_mark(data: bytes, digest: Callable[[bytes], bytes]) -> bytes | None:
+def lacks_end_mark(data: bytes) -> bool:
+    """Whether the image has no end mark, or a film begins where it should be, which decoders take for pixels."""
+    if data.endswith(END) or END not in data:
+        return not data.endswith(END)
+    film = _film(data)
+    return film is not None and not data[:film].rstrip(b"\0").endswith(END)
+
+
+def with_end_mark(data: bytes, digest: Callable[[bytes, bool], bytes]) -> bytes | None:
     """Returns `data` up to the image's end, and an end mark; None unless all pixels are there for certain.
 
     Args:
         data: a JPEG.
-        digest: decodes a JPEG and returns a hash of its pixels, or raises OSError.
+        digest: decodes a JPEG and returns a hash of its pixels, of all if so asked and else of its last rows, where
+            pixels are missing if any are; or raises OSError.
     """
     film = _film(data)
     image = data if film is None else data[:film]
-    image = image.rstrip(b"\0")
-    if image.endswith(b"\xff"):
-        image += b"\0"  # a byte of the image, which is written so
     scans = _scans(image)
     if scans is None or not scans[1]:
         return None
@@ -45,19 +62,22 @@ def with_end_mark(data: bytes, digest: Callable[[bytes], bytes]) -> bytes | None
         if image[following.end() - 1] != START[1]:  # another image may follow, nothing else
             return None
         image = image[: following.start()]
-    digests = set()
-    for seed in range(FILLERS):
-        # Bytes without 0xFF, which are no markers.
-        filler = bytes(random.Random(seed).choices(range(255), k=FILLER_BYTES)) if seed else b""
-        try:
-            digests.add(digest(image + filler + END))
-        except OSError:
-            return None
-    return image + END if len(digests) == 1 else None
+    plain = image.rstrip(b"\0")  # what films and file systems are padded with
+    if plain.endswith(b"\xff"):
+        plain += b"\0"  # which is how that byte is written
+    restarts = RESTARTS in image[: scans[0]]
+    # One byte of zeros may be the image's own; more of them would take the place of its pixels.
+    for candidate in (plain, image) if len(image) == len(plain) + 1 else (plain,):
+        if _is_whole(candidate, restarts, digest):
+            return candidate + END
+    return None
 
 
-def digest_of(pixels: bytes) -> bytes:
-    return hashlib.blake2b(pixels).digest()
+def _is_whole(image: bytes, restarts: bool, digest: Callable[[bytes, bool], bytes]) -> bool:
+    try:
+        return digest(image + END, restarts) == digest(image + (RESTARTED if restarts else FILLER) + END, restarts)
+    except OSError:
+        return False
 
 
 def _film(data: bytes) -> int | None:

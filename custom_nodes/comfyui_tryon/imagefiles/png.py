@@ -1,9 +1,11 @@
-"""Takes a PNG apart: the chunks that make its pixels, and what the others say of orientation and colour."""
+"""Takes PNGs apart, into the chunks that make the pixels and what others say of them, and writes PNGs."""
 
 import struct
 import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
+from isal import isal_zlib
 from PIL import Image
 
 from . import exif, profiles
@@ -13,6 +15,10 @@ PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 SAID = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")
 TEXTS = (b"tEXt", b"zTXt")
 RAW_EXIF = (b"Raw profile type exif\0", b"Raw profile type APP1\0")  # how ImageMagick wrote it before eXIf
+# ISA-L's deflate and one filter for all rows: a sixth of the time that Pillow takes at zlib's fastest level, for a file
+# as large (a photograph of 768 x 1024: 6 ms, not 40); at zlib's default level it would be a tenth smaller, for 130 ms.
+LEVEL = 2
+FILTER_UP = 2
 MAX_PROFILE_BYTES = 8_000_000
 MAX_EXIF_BYTES = 1_000_000
 
@@ -86,6 +92,23 @@ def scale_transparency(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     elif image.mode == "L" and bits in (2, 4) and isinstance(clear, int):
         image.info["transparency"] = clear * 255 // (2**bits - 1)
+
+
+def write(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 (H, W, 3) RGB."""
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = FILTER_UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, LEVEL)), (b"IEND", b""))
+    parts = [SIGNATURE]
+    for kind, data in chunks:
+        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
+    return b"".join(parts)
 
 
 def _raw_exif(kind: bytes, text: bytes) -> bytes:

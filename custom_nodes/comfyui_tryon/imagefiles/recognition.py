@@ -41,15 +41,14 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"\x93NUMPY", "an array of NumPy", AS_JPEG),
     (b"\x89HDF", "an HDF5 file", AS_JPEG),
     (b"bplist00", "an Apple property list", BYTES),
-    (b"file:", "a path", BYTES),
-    (b"/", "a path", BYTES),
-    (b"C:\\", "a path", BYTES),
 ]
 TEXT_BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"http://", "a URL", "This server fetches nothing: send the image's bytes."),
     (b"https://", "a URL", "This server fetches nothing: send the image's bytes."),
     (b"blob:", "a URL of a web page", "Read the blob's bytes, and send those."),
     (b"data:", "a data URI inside the image's bytes", "Decode it once, or send it as text in JSON."),
+    (b"file:", "a path", BYTES),
+    (b"c:\\", "a path", BYTES),
     (b"{", "JSON", BYTES),
     (b"[", "JSON", BYTES),
 ]
@@ -78,14 +77,21 @@ def named(data: bytes) -> str:
     return _text(data)
 
 
+def named_text(text: str) -> str:
+    """Returns what `text` is, which is no base64, and what to send instead, to follow "person_image "."""
+    found = _text(text[:4096].encode("utf-8", "replace"))
+    usual = "is not base64. Send the image's bytes in base64 or as a data URI."
+    return usual if not found or found.startswith("is text") else found
+
+
 def _film(brands: set[bytes]) -> str:
     for brand, what in RAW_BRANDS.items():
         if brand in brands:
             return f"is {what}. {AS_JPEG}"
-    if brands & boxes.HEIF_BRANDS:
-        return f"is HEIC, in a form that cannot be read. {AS_JPEG}"
     if brands & boxes.AVIF_BRANDS:
-        return f"is AVIF, which is not read here. {AS_JPEG}"
+        return f"is AVIF in a form that cannot be read. {AS_JPEG}"
+    if brands & boxes.HEIF_BRANDS:
+        return f"is HEIC in a form that cannot be read, or damaged. {AS_JPEG}"
     return "is a video (MP4 or QuickTime). Send one image of it as JPEG or PNG."
 
 
