@@ -111,8 +111,8 @@ class TryonRequest(BaseModel):
     garment_image: ImageData = Field(description="The garment: base64, a data URI or, in a form, a file.")
     mask_image: ImageData | None = Field(
         default=None,
-        description="White where the garment goes and black elsewhere, or strokes on a transparent canvas; in the frame of "
-        "person_image. Made automatically if left out.",
+        description="White where the garment goes and black elsewhere, or strokes on a transparent canvas; in the "
+        "frame of person_image. Made automatically if left out.",
     )
     cloth_type: Annotated[
         Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type), NodeInput("cloth_type")
