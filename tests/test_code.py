@@ -24,7 +24,7 @@ LAYERS = [
     ["demo"],
     ["decoding"],
     ["exchange", "images", "schema", "log", "metrics"],
-    ["errors", "settings", "structure"],
+    ["errors", "settings", "imagefiles"],
     ["cpus", "guard", "keys"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

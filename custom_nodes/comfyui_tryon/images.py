@@ -1,55 +1,35 @@
 """Images as bytes, to and from pixels."""
 
 import errno
+import hashlib
+import importlib.util
 import io
-import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from isal import isal_zlib
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError, features
 
-from . import structure
 from .errors import ApiError
+from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
+from .imagefiles.colour import Conversion
+from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, strips, upright
 
-INPUT_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # imported by the first HEIC: it takes 0.1 s
+PILLOW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
+INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else [])]
 MIN_SIDE = 16
 MAX_SIDE = 16_384
-WHITE = (255, 255, 255, 255)
-SRGB = ImageCms.createProfile("sRGB")
 
-# ISA-L's deflate and one filter for all rows: a sixth of the time that Pillow takes at zlib's fastest level, for a file
-# as large (a photograph of 768 x 1024: 6 ms, not 40); at zlib's default level it would be a tenth smaller, for 130 ms.
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_LEVEL = 2
-PNG_FILTER_UP = 2
+NAMES = {"HEIF": "HEIC"}
+LAST_ROWS = 64  # as many as the largest unit of a JPEG has
 
-
-# Pixels are converted in strips of about this many: they stay in the cache (12 megapixels take 0.16 s of CPU, not 0.28)
-# and only the decoder itself needs the memory of a whole image.
-STRIP_PIXELS = 1 << 17
-STRIP_BYTES = 48  # for each of them, all steps together
-CHANNELS = 3
 # Bytes that Pillow stores for a pixel; four in the modes that are not here.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 # Bytes for a pixel that the decoders hold beside Pillow's image; measured by tests/slowest_images.py.
-BESIDE = {"PNG": 1, "BMP": 4, "GIF": 3, "TIFF": 8, "WEBP": 18, "AVIF": 16}
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-LYING = (5, 6, 7, 8)  # width and height change places
-REVERSED = (3, 4, 6, 7)  # the first rows become the last rows or columns
-
-Allocate = Callable[[tuple[int, int, int]], np.ndarray]
+BESIDE = {"PNG": 1, "BMP": 4, "GIF": 3, "TIFF": 8, "WEBP": 18, "AVIF": 16, "HEIF": 20}
 
 
 @dataclass(frozen=True)
@@ -70,21 +50,35 @@ class Header:
         return self.width * self.height * CHANNELS
 
 
+@dataclass
+class Opened:
+    """An image whose pixels are not decoded yet, and what its file says of them.
+
+    Attributes:
+        orientation: as in EXIF, 1 to 8; 1 where the decoder turns the image.
+        profile: the ICC profile of its colours, if they are not sRGB's.
+    """
+
+    image: Image.Image
+    orientation: int = 1
+    profile: bytes | None = None
+
+
 def read_header(data: bytes, field: str, max_pixels: int) -> Header:
     """Checks one uploaded image as far as that is possible without decoding a pixel.
 
     Raises:
         ApiError: as `decode`.
     """
-    with _opened(data, field, max_pixels) as image:
-        width, height = image.size
-        return Header(width, height, _decoder_bytes(image))
+    with opened(data, field, max_pixels) as found:
+        return Header(*found.image.size, _decoder_bytes(found.image))
 
 
 def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None) -> np.ndarray:
     """Decodes one uploaded image.
 
-    Turned upright by its EXIF orientation, converted to sRGB by its profile, flattened on white, first frame only.
+    Turned upright by its EXIF orientation, converted to sRGB from the colour space that its file tells, flattened on
+    white, first frame only.
 
     Args:
         data: the file's bytes.
@@ -98,14 +92,40 @@ def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None =
     Raises:
         ApiError: invalid_image, image_too_large or out_of_memory.
     """
-    with _opened(data, field, max_pixels) as image:
-        return _upright_rgb(image, allocate or _empty)
+    with opened(data, field, max_pixels) as found:
+        load(found, data)
+        return upright(found.image, found.orientation, Conversion(found.image, found.profile), allocate or empty)
+
+
+def load(found: Opened, data: bytes) -> None:
+    """Decodes the pixels of an image that `opened` gave for `data`.
+
+    Raises:
+        OSError: it is damaged or truncated.
+    """
+    if not isinstance(found.image, JpegImagePlugin.JpegImageFile):
+        found.image.seek(0)
+        found.image.load()
+        return
+    try:
+        if not jpeg.lacks_end_mark(data):
+            found.image.load()
+            return
+    except OSError as error:
+        if _is_memory_error(error):
+            raise
+    found.image.close()
+    whole = jpeg.with_end_mark(jpeg.without_exif(data)[0], _digest)
+    if whole is None:
+        raise OSError("truncated")
+    found.image = _jpeg(whole)
+    found.image.load()
 
 
 def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
     """Encodes uint8 (H, W, 3) RGB as png, jpeg or webp; `quality` 1 to 100 applies to the last two."""
     if output_format == "png":
-        return _png(pixels)
+        return png.write(pixels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, output_format.upper(), quality=quality)
     return buffer.getvalue()
@@ -121,34 +141,110 @@ def encode_preview(image: Image.Image, quality: int) -> bytes:
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W, 3) resized to `size` (width, height) with Lanczos."""
     resized = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-    result = _empty((size[1], size[0], CHANNELS))
-    for top, bottom, strip in _strips(resized):
+    result = empty((size[1], size[0], CHANNELS))
+    for top, bottom, strip in strips(resized):
         result[top:bottom] = strip
     return result
 
 
-def damaged(field: str) -> ApiError:
-    return _invalid(field, "is a damaged or truncated picture. Save it anew and send the whole file.")
+def empty(shape: tuple[int, int, int]) -> np.ndarray:
+    """Makes the array of uint8 for an image's pixels."""
+    return np.empty(shape, np.uint8)
+
+
+def damaged(field: str, kind: str = "image") -> ApiError:
+    return _invalid(field, f"is a damaged or truncated {kind}. Save it again and send the whole file.")
 
 
 def out_of_memory() -> ApiError:
     return ApiError("out_of_memory", "This worker ran out of memory. Retry, or send a smaller image.", retry_after=5)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    height, width, _ = pixels.shape
-    rows = pixels.reshape(height, -1)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = PNG_FILTER_UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, PNG_LEVEL)), (b"IEND", b""))
-    parts = [PNG_SIGNATURE]
-    for kind, data in chunks:
-        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
-    return b"".join(parts)
+@contextmanager
+def opened(data: bytes, field: str, max_pixels: int) -> Iterator[Opened]:
+    """Opens `data` for the block, and turns what the block raises into ApiError."""
+    kind = "image"
+    try:
+        structure.check(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = _open(data)
+            kind = f"{NAMES.get(found.image.format or '', found.image.format)} image"
+            with found.image:
+                _check_size(found.image.size, field, max_pixels)
+                yield found
+    except ApiError:
+        raise
+    except structure.TooComplex as error:
+        raise _invalid(field, f"has {error}, more than any camera or editor writes. Save it again.") from None
+    except Image.DecompressionBombError:
+        raise _too_large(field, f"has more than {max_pixels} pixels") from None
+    except UnidentifiedImageError:
+        unknown = f"is not an image in a known format. Send {', '.join(INPUT_FORMATS)}."
+        raise _invalid(field, recognition.named(data) or unknown) from None
+    except Exception as error:
+        raise (out_of_memory() if _is_memory_error(error) else damaged(field, kind)) from None
+
+
+def _open(data: bytes) -> Opened:
+    """Raises UnidentifiedImageError for what is no image."""
+    if data.startswith(png.SIGNATURE):
+        chunks = png.take_apart(data)
+        image: Image.Image = _pillow(chunks.data)
+        png.scale_transparency(image, chunks.data)
+        return Opened(image, chunks.orientation(), chunks.profile())
+    if data.startswith(b"\xff\xd8\xff"):
+        plain, block = jpeg.without_exif(data)
+        image = _jpeg(plain)
+        return Opened(image, exif.orientation(block), image.info.get("icc_profile"))
+    if data[:4] in tiff.BEGINNINGS:
+        image = _pillow(tiff.first_image(data))
+        return Opened(image, exif.orientation(data), image.info.get("icc_profile"))
+    if boxes.is_heif(data) and HAS_HEIF:
+        image = _heif(data)
+    elif boxes.is_avif(data):
+        image = _pillow(boxes.without_exif(data))
+    else:
+        image = _pillow(data)
+    profile = image.info.get("icc_profile")
+    if image.format in ("AVIF", "HEIF"):
+        codes = boxes.colour_codes(data)
+        profile = profile or (profiles.of_codes(*codes) if codes else None)
+    turned = image.format == "HEIF"  # by the file's own boxes
+    return Opened(image, 1 if turned else exif.orientation(image.info.get("exif", b"")), profile)
+
+
+def _pillow(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+
+
+def _jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    # By its class: Image.open looks for further images in the file, and fails where their index is damaged.
+    try:
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    except SyntaxError as error:
+        raise OSError(str(error)) from None
+
+
+def _heif(data: bytes) -> Image.Image:
+    # By its class: registered, it would be there for all users of Pillow in the process.
+    import pillow_heif
+
+    try:
+        return pillow_heif.HeifImageFile(io.BytesIO(data))
+    except SyntaxError:
+        raise UnidentifiedImageError from None
+
+
+def _digest(data: bytes, whole: bool) -> bytes:
+    image = _jpeg(data)
+    image.load()
+    rows = image if whole else image.crop((0, max(0, image.height - LAST_ROWS), *image.size))
+    digest = hashlib.blake2b()
+    for *_, strip in strips(rows):
+        digest.update(strip.tobytes())
+    image.close()  # which frees its memory
+    return digest.digest()
 
 
 def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:
@@ -158,31 +254,7 @@ def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:
     if max(size) > MAX_SIDE:
         raise _too_large(field, f"is {width} x {height}, more than {MAX_SIDE} on a side")
     if min(size) < MIN_SIDE:
-        raise _invalid(field, f"is {width} x {height}. Send a picture of at least {MIN_SIDE} pixels on each side.")
-
-
-@contextmanager
-def _opened(data: bytes, field: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Opens `data` for the block, and turns what the block raises into ApiError."""
-    if not data:
-        raise _invalid(field, "is empty. Send the bytes of a picture.")
-    try:
-        structure.check(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-                _check_size(image.size, field, max_pixels)
-                yield image
-    except ApiError:
-        raise
-    except structure.TooComplex as error:
-        raise _invalid(field, f"has {error}, more than any camera or editor writes. Save it anew.") from None
-    except Image.DecompressionBombError:
-        raise _too_large(field, f"has more than {max_pixels} pixels") from None
-    except UnidentifiedImageError:
-        raise _invalid(field, f"is not a picture in a known format. Send {', '.join(INPUT_FORMATS)}.") from None
-    except Exception as error:
-        raise (out_of_memory() if _is_memory_error(error) else damaged(field)) from None
+        raise _invalid(field, f"is {width} x {height}. Send an image of at least {MIN_SIDE} pixels on each side.")
 
 
 def _is_memory_error(error: Exception) -> bool:
@@ -194,7 +266,7 @@ def _is_memory_error(error: Exception) -> bool:
 def _decoder_bytes(image: Image.Image) -> int:
     pixels = image.width * image.height
     stored = STORED.get(image.mode, 4)
-    if image.format in ("JPEG", "MPO"):
+    if image.format == "JPEG":
         # A JPEG in several scans keeps all coefficients, two bytes each, until the last one.
         beside = 2 * getattr(image, "layers", 4)
     else:
@@ -202,96 +274,13 @@ def _decoder_bytes(image: Image.Image) -> int:
     return pixels * (stored + beside) + min(pixels, STRIP_PIXELS) * STRIP_BYTES
 
 
-def _empty(shape: tuple[int, int, int]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
-
-
-def _upright_rgb(image: Image.Image, allocate: Allocate) -> np.ndarray:
-    image.seek(0)
-    image.load()
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turn = TURNS.get(orientation)
-    width, height = image.size
-    result = allocate((width, height, CHANNELS) if orientation in LYING else (height, width, CHANNELS))
-    convert = _Conversion(image)
-    for top, bottom, strip in _strips(image, convert, turn):
-        first, last = (height - bottom, height - top) if orientation in REVERSED else (top, bottom)
-        if orientation in LYING:
-            result[:, first:last] = strip
-        else:
-            result[first:last] = strip
-    return result
-
-
-def _strips(
-    image: Image.Image,
-    convert: Callable[[Image.Image], Image.Image] | None = None,
-    turn: Image.Transpose | None = None,
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields (top, bottom, pixels) for all rows of `image`, converted and then turned."""
-    width, height = image.size
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        strip = image if rows >= height else image.crop((0, top, width, bottom))
-        strip = convert(strip) if convert else strip
-        yield top, bottom, np.asarray(strip if turn is None else strip.transpose(turn))
-
-
-class _Conversion:
-    """Converts strips of one image to RGB on white, in sRGB."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self._grey = _grey_scale(image) if image.mode in ("I", "F") or image.mode.startswith("I;16") else None
-        clear = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-        self._alpha = clear and not self._grey
-        self._profile = image.info.get("icc_profile")
-        self._to_srgb: ImageCms.ImageCmsTransform | None = None
-
-    def __call__(self, strip: Image.Image) -> Image.Image:
-        if self._grey:
-            strip = self._grey(strip)
-        if self._alpha:
-            strip = strip.convert("RGBA")
-            strip = Image.alpha_composite(Image.new("RGBA", strip.size, WHITE), strip).convert("RGB")
-        elif strip.mode == "P":
-            strip = strip.convert("RGB")
-        return self._in_srgb(strip).convert("RGB")
-
-    def _in_srgb(self, strip: Image.Image) -> Image.Image:
-        if not self._profile or strip.mode not in ("RGB", "L", "CMYK"):
-            return strip
-        try:
-            if self._to_srgb is None:
-                source = ImageCms.ImageCmsProfile(io.BytesIO(self._profile))
-                self._to_srgb = ImageCms.buildTransform(source, SRGB, strip.mode, "RGB")
-            return ImageCms.applyTransform(strip, self._to_srgb) or strip
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            self._profile = None
-            return strip
-
-
-def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Returns what makes 8 bits of the wider grey of `image`; float images may count to 1, 255 or 65535."""
-    top = 65535.0
-    if image.mode == "F":
-        brightest = max(strip.max(initial=0) for _, _, strip in _strips(image))
-        top = 1.0 if brightest <= 1.0 else 255.0 if brightest <= 255.0 else 65535.0
-
-    def convert(strip: Image.Image) -> Image.Image:
-        values = np.asarray(strip).astype(np.float64)
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
-
-    return convert
-
-
 def _invalid(field: str, what: str) -> ApiError:
     return ApiError("invalid_image", f"{field} {what}", field=field)
 
 
 def _too_large(field: str, what: str) -> ApiError:
-    return ApiError("image_too_large", f"{field} {what}. Send a smaller picture.", field=field)
+    return ApiError("image_too_large", f"{field} {what}. Send a smaller image.", field=field)
 
 
-# ComfyUI's own nodes may let PIL fill truncated files with grey; a request's picture is whole or refused.
+# ComfyUI's own nodes may let PIL fill truncated files with grey; a request's image is whole or refused.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from .errors import ApiError
+from .imagefiles import recognition
 from .settings import WORKFLOW_NAME
 
 CLOTH_TYPE_ALIASES = {
@@ -53,7 +54,7 @@ def _image(value: Any) -> bytes:
         plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
         return pybase64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise PydanticCustomError("image", "is not base64; send the image's bytes in base64 or as a data URI") from None
+        raise PydanticCustomError("image", "{what}", {"what": recognition.named_text(value)}) from None
 
 
 def _seed(value: Any) -> Any:
@@ -110,7 +111,8 @@ class TryonRequest(BaseModel):
     garment_image: ImageData = Field(description="The garment: base64, a data URI or, in a form, a file.")
     mask_image: ImageData | None = Field(
         default=None,
-        description="White where the garment goes, in the frame of person_image; made automatically if left out.",
+        description="White where the garment goes and black elsewhere, or strokes on a transparent canvas; in the "
+        "frame of person_image. Made automatically if left out.",
     )
     cloth_type: Annotated[
         Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type), NodeInput("cloth_type")
@@ -252,7 +254,7 @@ def _api_error(error: ValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         return unknown_field(field)
     if first["type"] == "image":
-        return ApiError("invalid_image", f"{field} {first['msg']}.", field=field)
+        return ApiError("invalid_image", f"{field} {first['msg'].rstrip('.')}.", field=field)
     message = first["msg"]
     message = message.removeprefix("Input ").removeprefix("Value ")
     return ApiError("invalid_parameter", f"{field}: {message[:1].lower()}{message[1:]}.", field=field)

@@ -7,14 +7,15 @@ import zlib
 
 import numpy as np
 import pytest
-from comfyui_tryon import images, structure
+from comfyui_tryon import images
 from comfyui_tryon.decoding import pool
 from comfyui_tryon.decoding.budget import Budget
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.decoding.pool import Pool
 from comfyui_tryon.decoding.worker import Job
 from comfyui_tryon.errors import ApiError
-from PIL import Image, ImageOps
+from comfyui_tryon.imagefiles import strips, structure
+from PIL import Image, ImageFile, ImageOps
 from support.images import to_base64, to_bytes
 
 
@@ -98,7 +99,7 @@ def test_memory_running_short_is_not_the_image_s_fault(error, monkeypatch):
     def fail(image):
         raise error
 
-    monkeypatch.setattr(Image.Image, "getexif", fail)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(ApiError) as caught:
         images.decode(grey_png(16), "person_image", 10_000)
     assert caught.value.code == "out_of_memory" and caught.value.retry_after
@@ -168,10 +169,10 @@ async def test_images_that_could_never_fit_are_refused(api, grey):
 
 
 async def test_images_that_fit_only_one_after_the_other_are_decoded_so():
-    data = grey_png(1_000)
+    data, mask = grey_png(1_000), to_bytes(Image.new("L", (1_000, 1_000), 255))
     decoder = Decoder(27_000_000, 10**6)
     with decoder.share() as share:
-        decoded = await decoder.decode({"person_image": data, "garment_image": data, "mask_image": data}, share)
+        decoded = await decoder.decode({"person_image": data, "garment_image": data, "mask_image": mask}, share)
         assert decoder._budget.taken == sum(pixels.nbytes for pixels in decoded.values())
     assert decoder._budget.taken == 0
 
@@ -221,7 +222,7 @@ def test_each_orientation_is_right_across_strips(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
 
     for strip_pixels in (10**6, 100):
-        monkeypatch.setattr(images, "STRIP_PIXELS", strip_pixels)
+        monkeypatch.setattr(strips, "STRIP_PIXELS", strip_pixels)
         for orientation in range(1, 9):
             exif = Image.Exif()
             exif[0x0112] = orientation

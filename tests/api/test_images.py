@@ -300,10 +300,31 @@ def test_a_header_of_billions_of_pixels():
     refused(data + png_chunk(b"IDAT", zlib.compress(b"")), "image_too_large")
 
 
-def test_a_text_chunk_that_inflates_without_end_is_refused():
-    text = png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(200_000_000), 9))
+@pytest.mark.parametrize(
+    "chunk",
+    {
+        "a text that inflates": (b"zTXt", b"x\0\0" + zlib.compress(bytes(20_000_000), 9)),
+        "another that does": (b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(20_000_000), 9)),
+        "XMP": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"<x/>" * 600_000),
+        "a workflow": (b"tEXt", b"workflow\0" + b"{}" * 1_000_000),
+        "EXIF": (b"eXIf", b"MM\0*" + bytes(2_000_000)),
+        "a program's own": (b"prVt", bytes(3_000_000)),
+        "a profile that inflates": (b"iCCP", b"x\0\0" + zlib.compress(bytes(20_000_000), 9)),
+        "a profile of another method": (b"iCCP", b"x\0\7nonsense"),
+        "half a gamma": (b"gAMA", b"\0\1"),
+        "frames of nothing": (b"acTL", bytes(8)),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_metadata_of_a_png_does_not_matter_and_is_not_inflated(chunk):
     data = to_bytes(gradient())
-    refused(data[:33] + text + data[33:])
+    tracemalloc.start()
+    try:
+        found = decode(data[:33] + png_chunk(*chunk[1]) + data[33:])
+        assert tracemalloc.get_traced_memory()[1] < 25_000_000
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, np.array(gradient()))
 
 
 def test_long_thin_and_tiny_pictures():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from .. import images
 from ..errors import ApiError
 from .budget import Budget, Share
+from .mask import COPY_BYTES, MASK_FIELD, decode_field
 from .pool import Pool
 from .worker import Job
 
@@ -65,13 +67,18 @@ class Decoder:
 
     async def _header(self, field: str, data: bytes) -> images.Header:
         if self._pool:
-            return cast(images.Header, await self._pool.run(Job(data, field, self._max_pixels)))
-        return await asyncio.to_thread(images.read_header, data, field, self._max_pixels)
+            header = cast(images.Header, await self._pool.run(Job(data, field, self._max_pixels)))
+        else:
+            header = await asyncio.to_thread(images.read_header, data, field, self._max_pixels)
+        if field != MASK_FIELD:
+            return header
+        copy = header.width * header.height * COPY_BYTES
+        return replace(header, decoder_bytes=header.decoder_bytes + copy)
 
     async def _pixels(self, field: str, data: bytes, header: images.Header) -> np.ndarray:
         if self._pool:
             return cast(np.ndarray, await self._pool.run(Job(data, field, self._max_pixels, header)))
-        return await asyncio.to_thread(images.decode, data, field, self._max_pixels)
+        return await asyncio.to_thread(decode_field, data, field, self._max_pixels)
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:

@@ -19,6 +19,7 @@ from PIL import Image
 from .. import images
 from ..errors import ApiError
 from . import MESSAGE_BYTES
+from .mask import decode_field
 
 # A process whose parent is gone and whose decoder does not end is ended by the kernel.
 CPU_S = 30
@@ -52,7 +53,7 @@ def _work(task: dict[str, Any], arena: memoryview) -> dict[str, Any]:
     data = bytes(arena[:size])
     if "memory" not in task:
         return asdict(images.read_header(data, field, max_pixels))
-    pixels = images.decode(data, field, max_pixels, lambda shape: np.ndarray(shape, np.uint8, arena, size))
+    pixels = decode_field(data, field, max_pixels, lambda shape: np.ndarray(shape, np.uint8, arena, size))
     return {"shape": pixels.shape}
 
 

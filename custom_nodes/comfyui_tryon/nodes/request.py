@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from .. import exchange, images
+from ..decoding import mask
 from ..engine import current as engine
 from .tensors import from_uint8, to_uint8
 
@@ -24,6 +25,7 @@ class _InputImage:
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "load"
     FIELD: str
+    DECODE = staticmethod(images.decode)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
@@ -55,7 +57,7 @@ class _InputImage:
         if token:
             return exchange.find(token).images.get(self.FIELD)
         path = _input_path(image)
-        return images.decode(path.read_bytes(), image, NO_LIMIT) if path else None
+        return self.DECODE(path.read_bytes(), image, NO_LIMIT) if path else None
 
 
 class TryOnPersonImage(_InputImage):
@@ -76,6 +78,7 @@ class TryOnMaskImage(_InputImage):
     DISPLAY_NAME = "Try-on Mask Image"
     DESCRIPTION = "The mask of the request (mask_image); without one, what is linked to automatic, run only then."
     FIELD = "mask_image"
+    DECODE = staticmethod(mask.decode)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:

@@ -1,0 +1,1 @@
+"""What image files look like: their parts, orientation and colour, and what a file is that is none."""
