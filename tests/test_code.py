@@ -23,8 +23,9 @@ LAYERS = [
     ["engine", "catvton", "masker", "weights"],
     ["demo"],
     ["decoding"],
+    ["parsing"],
     ["exchange", "images", "schema", "log", "metrics"],
-    ["errors", "settings", "structure"],
+    ["datauri", "errors", "hints", "settings", "structure"],
     ["guard", "keys"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -1,14 +1,11 @@
 """Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
-import binascii
-import re
 from typing import Annotated, Any, Literal
 
-import pybase64
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from .errors import ApiError
+from .datauri import NoImageText, decode_text
 from .settings import WORKFLOW_NAME
 
 CLOTH_TYPE_ALIASES = {
@@ -21,11 +18,9 @@ CLOTH_TYPE_ALIASES = {
     "dress": "overall",
     "full": "overall",
 }
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
-WHITE_SPACE = b" \t\r\n\f\v"
+FORMAT_ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "pjpeg": "jpeg", "x-png": "png"}
 SEED_MAX = 2**64 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
-DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+=/-]*)*,", re.IGNORECASE)
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -43,25 +38,29 @@ def _image(value: Any) -> bytes:
         return value
     if not isinstance(value, str):
         raise PydanticCustomError("image", "must be a base64 string or a data URI")
-    head = DATA_URI.match(value[:256])  # a slice, which bounds the search in megabytes
-    text = value[head.end() :] if head else value
     try:
-        return pybase64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        pass  # most clients send plain base64, which is decoded without a copy; the others cost one more try
-    try:
-        plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
-        return pybase64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise PydanticCustomError("image", "is not base64; send the image's bytes in base64 or as a data URI") from None
+        return decode_text(value)
+    except NoImageText as error:
+        raise PydanticCustomError("image", "{problem}", {"problem": str(error)}) from None
 
 
 def _seed(value: Any) -> Any:
-    return None if value in (-1, "-1") else value
+    given = value.strip() if isinstance(value, str) else value
+    return None if given in (-1, "-1") else value
 
 
 def _cloth_type(value: Any) -> Any:
-    return CLOTH_TYPE_ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+    value = _word(value)
+    return CLOTH_TYPE_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+def format_name(value: Any) -> Any:
+    """Returns the format that a name such as "jpg", ".png" or "image/webp" stands for; anything else as it is."""
+    value = _word(value)
+    if not isinstance(value, str):
+        return value
+    value = value.removeprefix("image/").removeprefix(".")
+    return FORMAT_ALIASES.get(value, value)
 
 
 def _side(value: int) -> int:
@@ -84,7 +83,7 @@ def _number(value: Any) -> Any:
 
 
 def _word(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 ImageData = Annotated[
@@ -137,7 +136,9 @@ class TryonRequest(BaseModel):
     num_images: Annotated[int, Field(ge=1, le=4), Number, NodeInput("batch_size")] = Field(
         default=1, description="Number of images; their seeds count up."
     )
-    output_format: Annotated[ImageFormat, BeforeValidator(_word)] = "png"
+    output_format: Annotated[ImageFormat, BeforeValidator(format_name)] = Field(
+        default="png", description='"jpg" and media types such as "image/webp" are understood too.'
+    )
     output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
     workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(
         default=None, description="A published workflow's name; see GET /api/v1/workflows."
@@ -218,41 +219,3 @@ class Error(BaseModel):
 
 class ErrorReply(BaseModel):
     error: Error
-
-
-def unknown_field(name: str) -> ApiError:
-    """Returns the error for a field that requests do not have."""
-    known = ", ".join(TryonRequest.model_fields)
-    return ApiError("invalid_parameter", f"{name[:64]!r} is not a field. Known: {known}.", field=name[:64])
-
-
-def parse(fields: Any) -> TryonRequest:
-    """Validates the fields of a request: decoded JSON, or a form's strings and bytes.
-
-    Raises:
-        ApiError: invalid_request, missing_field, invalid_image or invalid_parameter, naming the field.
-    """
-    if not isinstance(fields, dict):
-        raise ApiError("invalid_request", "The body must be a JSON object with person_image and garment_image.")
-    try:
-        return TryonRequest.model_validate(fields)
-    except ValidationError as error:
-        raise _api_error(error) from None
-
-
-def _api_error(error: ValidationError) -> ApiError:
-    # a missing field first: whoever misspells a field's name has one missing and one too many
-    problems = sorted(error.errors(include_url=False, include_context=False), key=lambda p: p["type"] != "missing")
-    first = problems[0]
-    field = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "missing":
-        return ApiError(
-            "missing_field", f"{field} is missing. Send it in base64, as a data URI or as a file.", field=field
-        )
-    if first["type"] == "extra_forbidden":
-        return unknown_field(field)
-    if first["type"] == "image":
-        return ApiError("invalid_image", f"{field} {first['msg']}.", field=field)
-    message = first["msg"]
-    message = message.removeprefix("Input ").removeprefix("Value ")
-    return ApiError("invalid_parameter", f"{field}: {message[:1].lower()}{message[1:]}.", field=field)

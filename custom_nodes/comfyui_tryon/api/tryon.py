@@ -79,6 +79,7 @@ class TryonApi:
     @contextlib.contextmanager
     def _admitted(self, request: web.Request) -> Iterator[None]:
         """Refuses a request that would not be answered before its body is read."""
+        _check_query(request)
         self._health.check_accepting()
         with self._shares.place(caller_of(request)):
             self._tryon.check_room()
@@ -120,6 +121,13 @@ class TryonApi:
             task.cancel()
         metrics.observe(result.stages, len(result.images))
         return result
+
+
+def _check_query(request: web.Request) -> None:
+    """Raises ApiError if fields are in the query, where they would be passed over."""
+    if request.query_string:
+        name = next(iter(request.query), request.query_string)[:64]
+        raise ApiError("invalid_parameter", f"The query has {name!r}. Send all fields in the body.", field=name)
 
 
 def _counted(handler: Handler) -> Handler:
