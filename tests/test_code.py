@@ -26,7 +26,7 @@ LAYERS = [
     ["parsing"],
     ["exchange", "images", "schema", "log", "metrics"],
     ["datauri", "errors", "hints", "settings", "structure"],
-    ["guard", "keys"],
+    ["guard", "keys", "origins"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

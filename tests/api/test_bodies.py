@@ -338,3 +338,29 @@ async def test_minus_one_is_a_random_seed_as_text_too(api, grey):
     for value in (-1, "-1", " -1 "):
         status, content = await client.tryon(grey | {"seed": value})
         assert status == 200 and content["seed"] >= 0
+
+
+ACCEPT = {
+    "image/jpg": "image/jpeg",
+    "IMAGE/PNG": "image/png",
+    "image/*": "image/webp",
+    "image/avif,image/webp,image/png,*/*;q=0.8": "image/webp",
+    "application/json;q=0.5, image/png": "image/png",
+    "image/png;q=0.5, application/json": "application/json",
+    "image/png;q=0, */*": "application/json",
+    "image/png;q=0.1, image/jpeg;q=0.2": "image/jpeg",
+    "image/*;q=x": "image/webp",
+    "application/json, text/plain, */*": "application/json",
+    "image/avif": "application/json",
+    "nonsense": "application/json",
+    "": "application/json",
+    "," * 100 + "image/png": "application/json",
+    "text/event-stream;q=0.9, image/png;q=0.8": "text/event-stream",
+}
+
+
+@pytest.mark.parametrize("accept", ACCEPT)
+async def test_the_form_of_the_reply_is_what_the_client_prefers(api, grey, accept):
+    client = await api()
+    async with client.post("/api/v1/tryon", json=grey | {"output_format": "webp"}, headers={"Accept": accept}) as reply:
+        assert reply.status == 200 and reply.content_type == ACCEPT[accept]

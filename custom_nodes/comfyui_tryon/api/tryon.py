@@ -63,7 +63,7 @@ class TryonApi:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         fields = await self._receive(request, body.read)
-        wanted = wanted_type(request)
+        wanted = wanted_type(request, fields.output_format)
         if wanted == EVENT_STREAM:
             return await stream(request, self._start, fields)
         if wanted:
