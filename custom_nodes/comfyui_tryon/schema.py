@@ -20,6 +20,8 @@ CLOTH_TYPE_ALIASES = {
 }
 FORMAT_ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "pjpeg": "jpeg", "x-png": "png"}
 SEED_MAX = 2**64 - 1
+# Of the seeds that the server draws: JavaScript and many JSON parsers round greater numbers.
+DRAWN_SEED_MAX = 2**53 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -125,9 +127,11 @@ class TryonRequest(BaseModel):
     guidance_scale: Annotated[
         float | None, Field(ge=0, le=20, allow_inf_nan=False), Number, NodeInput("guidance_scale", "cfg")
     ] = None
-    seed: Annotated[int | None, Field(ge=0, le=SEED_MAX), Number, BeforeValidator(_seed), NodeInput("seed")] = Field(
+    seed: Annotated[
+        int | None, Field(ge=0, le=SEED_MAX), Number, BeforeValidator(_seed), NodeInput("seed", "noise_seed")
+    ] = Field(
         default=None,
-        description="Random if left out or -1; the reply says which was used.",
+        description="Random, and below 2^53, if left out or -1; the reply says which was used, as an exact number.",
         # replaces the generated schema, which does not know that -1 is accepted
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": -1, "maximum": SEED_MAX}, {"type": "null"}]},
     )
@@ -163,7 +167,9 @@ class Image(BaseModel):
     format: ImageFormat
     width: int
     height: int
-    seed: int = Field(ge=0, le=SEED_MAX)
+    seed: int | None = Field(
+        ge=0, le=SEED_MAX, description="Makes this image alone; null if the seed does not, or makes several at once."
+    )
 
 
 class Output(BaseModel):
@@ -186,7 +192,7 @@ class Timings(BaseModel):
 class TryonReply(BaseModel):
     id: str
     output: Output
-    seed: int = Field(ge=0, le=SEED_MAX)
+    seed: int | None = Field(ge=0, le=SEED_MAX, description="Makes these images again; null if the graph takes none.")
     workflow: WorkflowVersion
     timings: Timings
     notice: str | None = Field(default=None, description="A caveat about the result, e.g. that demo weights were used.")
@@ -200,7 +206,10 @@ class BoundWorkflow(BaseModel):
     default: bool
     parameters: dict[str, Any] = Field(default={}, description="The parameters it takes, with its own values for them.")
     bound: dict[str, list[str]] = Field(default={}, description="The nodes that each request field is sent to.")
-    outputs: list[str] = []
+    outputs: list[str] = Field(default=[], description="The nodes that give the images, in the order of a reply.")
+    seed: Literal["used", "none"] = Field(
+        default="used", description="none: the graph takes no seed from requests, and its replies state none."
+    )
     mask: Literal["required", "optional", "none"] = "none"
     problem: str | None = Field(
         default=None, description="Why the current file is refused; the last good version is served, if there is one."

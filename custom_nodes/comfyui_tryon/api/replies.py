@@ -92,10 +92,11 @@ def _json_reply(request_id: str, result: Result) -> bytes:
         timings=result.timings,
         notice=demo_notice(),
     )
-    envelope = content.model_dump_json(exclude={"output"}, exclude_none=True).encode()
+    left_out = {"output"} if content.notice else {"output", "notice"}
+    envelope = content.model_dump_json(exclude=left_out).encode()
     # The images are added by hand: as part of the model, a megabyte of base64 is copied and searched several times.
     shown = []
-    for data, (width, height), seed in zip(result.images, result.sizes, result.seeds(), strict=True):
+    for data, (width, height), seed in zip(result.images, result.sizes, result.seeds, strict=True):
         image = Image(image="", format=result.output_format, width=width, height=height, seed=seed)
         fields = image.model_dump_json(exclude={"image"}).encode()
         shown.append(b"".join((b'{"image":"', pybase64.b64encode(data), b'",', fields[1:])))

@@ -70,7 +70,7 @@ class TryonApi:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
         result = await self._result(request, pending, fields)
-        seed = {"X-Seed": str(result.seed)}
+        seed = {} if result.first_seed is None else {"X-Seed": str(result.first_seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
         content = await json_reply(request[REQUEST_ID], result)
