@@ -23,9 +23,11 @@ LAYERS = [
     ["engine", "catvton", "masker", "weights"],
     ["demo"],
     ["decoding"],
+    ["parsing"],
     ["exchange", "images", "schema", "log", "metrics"],
-    ["errors", "settings", "imagefiles"],
-    ["cpus", "guard", "keys"],
+    ["datauri"],
+    ["errors", "hints", "settings", "imagefiles"],
+    ["cpus", "guard", "keys", "origins"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -14,12 +14,13 @@ class ImageExchange:
 
     Attributes:
         images: the decoded images by field name, such as person_image.
-        deliver: called by `TryOnOutput`, on the executor's thread, with each result.
+        deliver: called by `TryOnOutput`, on the executor's thread, with each result and the place of its output node
+            among the graph's outputs.
         token: names this exchange in the prompt; hard to guess, because other prompts may come from strangers.
     """
 
     images: dict[str, np.ndarray]
-    deliver: Callable[[np.ndarray], None]
+    deliver: Callable[[np.ndarray, int], None]
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
 

@@ -1,13 +1,22 @@
 """Tells clients why a run has no image, without the text of a node's exception, which may hold paths and inputs."""
 
+from collections.abc import Mapping
+
 from .engine.interface import NodeFailed
 from .errors import ApiError, failed_worker
 from .masker import NoPersonFound
+from .nodes.request import TryOnOutput
+from .nodes.results import BadResult
 from .weights.search import WeightsMissing
 
+MAX_TITLE = 64
 
-def node_error(error: NodeFailed) -> ApiError:
-    """Returns what a client is told of a node's exception; the engine passes only the name of its class on."""
+
+def node_error(error: NodeFailed, graph: Mapping[str, dict]) -> ApiError:
+    """Returns what a client is told of a node's exception; the engine passes only the name of its class on.
+
+    `graph` is the workflow's.
+    """
     if error.error_type == NoPersonFound.__name__:
         return ApiError(
             "no_person_found",
@@ -27,10 +36,18 @@ def node_error(error: NodeFailed) -> ApiError:
         )
     if error.is_device_fault:
         return failed_worker()
+    node, reason = error.node, "failed. The operator finds the reason in the log under this request's id."
+    if error.error_type == BadResult.__name__ and error.node_type == TryOnOutput.__name__:
+        # The output looks at what another node made, and its message is this pack's own.
+        node, reason = graph[node]["inputs"]["images"][0], f"made no image. {error.message}"
+    entry = graph.get(node, {})
+    node_type = entry.get("class_type", error.node_type)
+    title = str(entry.get("_meta", {}).get("title") or node_type)[:MAX_TITLE]
+    shown = node_type if title == node_type else f"{node_type}, {title!r}"
     return ApiError(
         "node_execution_error",
-        f"Node {error.node} ({error.node_type}) of the workflow failed. The operator finds the reason in the log "
-        "under this request's id.",
-        node=error.node,
-        node_type=error.node_type,
+        f"Node {node} ({shown}) of the workflow {reason}",
+        node=node,
+        node_type=node_type,
+        title=title,
     )

@@ -12,7 +12,7 @@ from .engine.interface import Progress, Run
 from .errors import ApiError
 from .keys import ANYBODY
 from .log import RequestLog
-from .schema import SEED_MAX, ImageFormat, Timings
+from .schema import ImageFormat, Timings
 from .workflows.binding import Workflow
 
 logger = logging.getLogger(__name__)
@@ -28,18 +28,23 @@ class Status:
 
 @dataclass
 class Result:
-    """Holds the encoded images of a finished request, and how many seconds each stage took."""
+    """Holds the encoded images of a finished request, and how many seconds each stage took.
+
+    Attributes:
+        seed: makes the same images again; None if it made none of them.
+        seeds: for each image the seed that makes it alone, if there is one.
+        first_seed: makes the first image again; None if it did not make it.
+    """
 
     images: list[bytes]
     sizes: list[tuple[int, int]]
-    seed: int
+    seed: int | None
+    seeds: list[int | None]
+    first_seed: int | None
     workflow: Workflow
     timings: Timings
     output_format: ImageFormat
     stages: dict[str, float]
-
-    def seeds(self) -> list[int]:
-        return [(self.seed + index) % (SEED_MAX + 1) for index in range(len(self.images))]
 
 
 class PendingRequest:

@@ -1,15 +1,11 @@
 """Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
-import binascii
-import re
 from typing import Annotated, Any, Literal
 
-import pybase64
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from .errors import ApiError
-from .imagefiles import recognition
+from .datauri import NoImageText, decode_text
 from .settings import WORKFLOW_NAME
 
 CLOTH_TYPE_ALIASES = {
@@ -22,11 +18,11 @@ CLOTH_TYPE_ALIASES = {
     "dress": "overall",
     "full": "overall",
 }
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
-WHITE_SPACE = b" \t\r\n\f\v"
+FORMAT_ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "pjpeg": "jpeg", "x-png": "png"}
 SEED_MAX = 2**64 - 1
+# Of the seeds that the server draws: JavaScript and many JSON parsers round greater numbers.
+DRAWN_SEED_MAX = 2**53 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
-DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+=/-]*)*,", re.IGNORECASE)
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -44,25 +40,29 @@ def _image(value: Any) -> bytes:
         return value
     if not isinstance(value, str):
         raise PydanticCustomError("image", "must be a base64 string or a data URI")
-    head = DATA_URI.match(value[:256])  # a slice, which bounds the search in megabytes
-    text = value[head.end() :] if head else value
     try:
-        return pybase64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        pass  # most clients send plain base64, which is decoded without a copy; the others cost one more try
-    try:
-        plain = text.encode("ascii").translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
-        return pybase64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise PydanticCustomError("image", "{what}", {"what": recognition.named_text(value)}) from None
+        return decode_text(value)
+    except NoImageText as error:
+        raise PydanticCustomError("image", "{problem}", {"problem": str(error)}) from None
 
 
 def _seed(value: Any) -> Any:
-    return None if value in (-1, "-1") else value
+    given = value.strip() if isinstance(value, str) else value
+    return None if given in (-1, "-1") else value
 
 
 def _cloth_type(value: Any) -> Any:
-    return CLOTH_TYPE_ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+    value = _word(value)
+    return CLOTH_TYPE_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+def format_name(value: Any) -> Any:
+    """Returns the format that a name such as "jpg", ".png" or "image/webp" stands for; anything else as it is."""
+    value = _word(value)
+    if not isinstance(value, str):
+        return value
+    value = value.removeprefix("image/").removeprefix(".")
+    return FORMAT_ALIASES.get(value, value)
 
 
 def _side(value: int) -> int:
@@ -85,7 +85,7 @@ def _number(value: Any) -> Any:
 
 
 def _word(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 ImageData = Annotated[
@@ -128,9 +128,11 @@ class TryonRequest(BaseModel):
     guidance_scale: Annotated[
         float | None, Field(ge=0, le=20, allow_inf_nan=False), Number, NodeInput("guidance_scale", "cfg")
     ] = None
-    seed: Annotated[int | None, Field(ge=0, le=SEED_MAX), Number, BeforeValidator(_seed), NodeInput("seed")] = Field(
+    seed: Annotated[
+        int | None, Field(ge=0, le=SEED_MAX), Number, BeforeValidator(_seed), NodeInput("seed", "noise_seed")
+    ] = Field(
         default=None,
-        description="Random if left out or -1; the reply says which was used.",
+        description="Random, and below 2^53, if left out or -1; the reply says which was used, as an exact number.",
         # replaces the generated schema, which does not know that -1 is accepted
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": -1, "maximum": SEED_MAX}, {"type": "null"}]},
     )
@@ -139,7 +141,9 @@ class TryonRequest(BaseModel):
     num_images: Annotated[int, Field(ge=1, le=4), Number, NodeInput("batch_size")] = Field(
         default=1, description="Number of images; their seeds count up."
     )
-    output_format: Annotated[ImageFormat, BeforeValidator(_word)] = "png"
+    output_format: Annotated[ImageFormat, BeforeValidator(format_name)] = Field(
+        default="png", description='"jpg" and media types such as "image/webp" are understood too.'
+    )
     output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
     workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(
         default=None, description="A published workflow's name; see GET /api/v1/workflows."
@@ -164,7 +168,9 @@ class Image(BaseModel):
     format: ImageFormat
     width: int
     height: int
-    seed: int = Field(ge=0, le=SEED_MAX)
+    seed: int | None = Field(
+        ge=0, le=SEED_MAX, description="Makes this image alone; null if the seed does not, or makes several at once."
+    )
 
 
 class Output(BaseModel):
@@ -187,7 +193,7 @@ class Timings(BaseModel):
 class TryonReply(BaseModel):
     id: str
     output: Output
-    seed: int = Field(ge=0, le=SEED_MAX)
+    seed: int | None = Field(ge=0, le=SEED_MAX, description="Makes these images again; null if the graph takes none.")
     workflow: WorkflowVersion
     timings: Timings
     notice: str | None = Field(default=None, description="A caveat about the result, e.g. that demo weights were used.")
@@ -201,7 +207,10 @@ class BoundWorkflow(BaseModel):
     default: bool
     parameters: dict[str, Any] = Field(default={}, description="The parameters it takes, with its own values for them.")
     bound: dict[str, list[str]] = Field(default={}, description="The nodes that each request field is sent to.")
-    outputs: list[str] = []
+    outputs: list[str] = Field(default=[], description="The nodes that give the images, in the order of a reply.")
+    seed: Literal["used", "none"] = Field(
+        default="used", description="none: the graph takes no seed from requests, and its replies state none."
+    )
     mask: Literal["required", "optional", "none"] = "none"
     problem: str | None = Field(
         default=None, description="Why the current file is refused; the last good version is served, if there is one."
@@ -220,41 +229,3 @@ class Error(BaseModel):
 
 class ErrorReply(BaseModel):
     error: Error
-
-
-def unknown_field(name: str) -> ApiError:
-    """Returns the error for a field that requests do not have."""
-    known = ", ".join(TryonRequest.model_fields)
-    return ApiError("invalid_parameter", f"{name[:64]!r} is not a field. Known: {known}.", field=name[:64])
-
-
-def parse(fields: Any) -> TryonRequest:
-    """Validates the fields of a request: decoded JSON, or a form's strings and bytes.
-
-    Raises:
-        ApiError: invalid_request, missing_field, invalid_image or invalid_parameter, naming the field.
-    """
-    if not isinstance(fields, dict):
-        raise ApiError("invalid_request", "The body must be a JSON object with person_image and garment_image.")
-    try:
-        return TryonRequest.model_validate(fields)
-    except ValidationError as error:
-        raise _api_error(error) from None
-
-
-def _api_error(error: ValidationError) -> ApiError:
-    # a missing field first: whoever misspells a field's name has one missing and one too many
-    problems = sorted(error.errors(include_url=False, include_context=False), key=lambda p: p["type"] != "missing")
-    first = problems[0]
-    field = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "missing":
-        return ApiError(
-            "missing_field", f"{field} is missing. Send it in base64, as a data URI or as a file.", field=field
-        )
-    if first["type"] == "extra_forbidden":
-        return unknown_field(field)
-    if first["type"] == "image":
-        return ApiError("invalid_image", f"{field} {first['msg'].rstrip('.')}.", field=field)
-    message = first["msg"]
-    message = message.removeprefix("Input ").removeprefix("Value ")
-    return ApiError("invalid_parameter", f"{field}: {message[:1].lower()}{message[1:]}.", field=field)

@@ -40,7 +40,7 @@ class Server:
         In a ComfyUI that is not locked it only adds routes. Locked, the process belongs to the API: nothing else of
         `app` is reached, the models are warmed up, and signals drain it.
         """
-        answering = Answering(self._settings.keys())
+        answering = Answering(self._settings.keys(), self._settings.origins())
         routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:

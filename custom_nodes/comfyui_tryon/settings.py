@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .keys import Keys
+from .origins import Origins
 
 PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
     workflows_dir: Path = PROJECT / "workflows"
     models_dir: Path | None = None
     api_key: SecretStr | None = None
+    cors_origins: str = ""
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 8
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 30
@@ -49,6 +51,16 @@ class Settings(BaseSettings):
         if value is not None:
             Keys.parse(value.get_secret_value())
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        Origins.parse(value)
+        return value
+
+    def origins(self) -> Origins:
+        """Returns the web pages that may call the API from a browser."""
+        return Origins.parse(self.cors_origins)
 
     def keys(self) -> Keys:
         return Keys.parse(self.api_key.get_secret_value()) if self.api_key else Keys({})

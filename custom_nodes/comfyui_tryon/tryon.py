@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,7 @@ from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeF
 from .errors import ApiError, canceled, draining, failed_worker
 from .failures import node_error
 from .pending import PendingRequest, PendingRequests, Result, Status
-from .schema import IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
+from .schema import DRAWN_SEED_MAX, IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
 from .settings import Settings
 from .workflows.binding import Workflow
 from .workflows.format import WorkflowInvalid
@@ -126,15 +127,14 @@ class TryOn:
     async def _answer(self, request: PendingRequest, fields: TryonRequest) -> Result:
         workflow = await self.workflow(fields.workflow or self._settings.workflow)
         _check_fields(workflow, fields)
-        seed = secrets.randbelow(SEED_MAX + 1) if fields.seed is None else fields.seed
-        sizes: list[tuple[int, int]] = []
-        encoded: list[Future[bytes]] = []
+        seed = _draw_seed(workflow, fields.num_images) if fields.seed is None else fields.seed
+        encoded: list[tuple[int, tuple[int, int], Future[bytes]]] = []  # the place of its output, its size, its file
 
-        def deliver(pixels: np.ndarray) -> None:
+        def deliver(pixels: np.ndarray, place: int = 0) -> None:
             _check_result(pixels)
             # Encoding starts while the graph's other nodes, if any, still run.
-            sizes.append((pixels.shape[1], pixels.shape[0]))
-            encoded.append(self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality))
+            file = self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality)
+            encoded.append((place, (pixels.shape[1], pixels.shape[0]), file))
 
         with self._decoder.share() as share, exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
             decoding = asyncio.ensure_future(self._decode(fields, share))
@@ -149,7 +149,8 @@ class TryOn:
         if not encoded:
             request.log.error("workflow %s ended without an image", workflow.name)
             raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} ended without an image. Tell the operator.")
-        files = [await asyncio.wrap_future(file) for file in encoded]
+        encoded.sort(key=lambda image: image[0])  # engines execute outputs in an order of their own
+        files = [await asyncio.wrap_future(file) for _, _, file in encoded]
         await run.released
         done = time.perf_counter()
         stages = {
@@ -160,7 +161,17 @@ class TryOn:
             "total": done - request.arrived,
         }
         timings = Timings(**{f"{stage}_s": round(stages[stage], 4) for stage in ("queue", "execute", "total")})
-        return Result(files, sizes, seed, workflow, timings, fields.output_format, stages)
+        return Result(
+            images=files,
+            sizes=[size for _, size, _ in encoded],
+            seed=seed if "seed" in workflow.parameters else None,
+            seeds=_seeds(workflow, seed, fields.num_images, [place for place, _, _ in encoded]),
+            first_seed=None if workflow.seeding[workflow.outputs[encoded[0][0]]] == "none" else seed,
+            workflow=workflow,
+            timings=timings,
+            output_format=fields.output_format,
+            stages=stages,
+        )
 
     async def _decode(self, fields: TryonRequest, share: Share) -> dict[str, np.ndarray]:
         uploads = {name: data for name in IMAGE_FIELDS if (data := getattr(fields, name)) is not None}
@@ -199,11 +210,12 @@ class TryOn:
         except EngineDead:
             raise failed_worker() from None
         except NodeFailed as error:
-            request.log.error("%s", error)
+            if not error.is_requests_fault:
+                request.log.error("%s", error)
             if error.is_device_fault:
                 self._fault = self._fault or "the GPU has failed"
                 request.log.critical("The GPU has failed and no request can succeed in this process: start a new one.")
-            raise node_error(error) from None
+            raise node_error(error, workflow.graph) from None
         finally:
             request.ended = time.perf_counter()
             request.started = request.started or request.ended
@@ -233,6 +245,26 @@ class TryOn:
                 request.on_event(Status("queued", position))
 
 
+def _draw_seed(workflow: Workflow, num_images: int) -> int:
+    """Draws a seed that the workflow's nodes take, as are those that count up from it."""
+    low, high = workflow.limits.get("seed", (0, SEED_MAX))
+    first, last = int(max(low, 0)), int(min(high, DRAWN_SEED_MAX)) - num_images + 1
+    return first + secrets.randbelow(max(last - first + 1, 1))
+
+
+def _seeds(workflow: Workflow, seed: int, num_images: int, places: list[int]) -> list[int | None]:
+    """Returns for each image, given the place of its output, the seed that makes it alone.
+
+    A graph may make more images of an output than it was asked for; nobody knows how then.
+    """
+    seeds: list[int | None] = []
+    for place, count in sorted(Counter(places).items()):
+        seeding = workflow.seeding[workflow.outputs[place]]
+        known = count == num_images and (seeding == "each" or (seeding == "one" and count == 1))
+        seeds += [(seed + index) % (SEED_MAX + 1) if known else None for index in range(count)]
+    return seeds
+
+
 def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
     for name in fields.model_fields_set & PARAMETERS.keys() - workflow.parameters.keys():
@@ -241,6 +273,11 @@ def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
             continue
         advice = "makes only one image per request" if name == "num_images" else f"has no {name}. Leave it out"
         raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} {advice}.", field=name)
+    for name in fields.model_fields_set & workflow.limits.keys():
+        low, high = workflow.limits[name]
+        if getattr(fields, name) is not None and not low <= getattr(fields, name) <= high:
+            message = f"Workflow {workflow.name!r} takes {name} from {low} to {high}."
+            raise ApiError("invalid_parameter", message, field=name)
     if fields.mask_image is None:
         if workflow.mask_required:
             raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")

@@ -52,7 +52,9 @@ def delivered() -> list[np.ndarray]:
 @pytest.fixture
 def job(delivered):
     image = np.random.default_rng(0).integers(0, 255, (32, 24, 3), np.uint8)
-    with exchange.opened(exchange.ImageExchange({"person_image": image}, delivered.append)) as job:
+    with exchange.opened(
+        exchange.ImageExchange({"person_image": image}, lambda image, place: delivered.append(image))
+    ) as job:
         yield job
 
 

@@ -41,6 +41,20 @@ RETURNED = {
     "memory_numpy": lambda: (np.empty(1 << 50),),
     "memory_torch": lambda: (torch.empty(1 << 50),),
     "recursion": lambda: recurse(),
+    "no_batch": lambda: (torch.zeros(0, 64, 64, 3),),
+    "video": lambda: (torch.zeros(1, 1, 64, 64, 3),),
+    "channels_first": lambda: (torch.zeros(1, 3, 64, 64),),
+    "large_values": lambda: (torch.full((1, 64, 64, 3), 200.0),),
+}
+# What nodes return that is an image, if not always as ComfyUI has them.
+SHOWN = {
+    "grey": lambda: (torch.full((1, 64, 64, 1), 0.5),),
+    "grey_alpha": lambda: (torch.full((1, 64, 64, 2), 1.0),),
+    "alpha": lambda: (torch.zeros(1, 64, 64, 4),),
+    "unbatched": lambda: (torch.zeros(64, 64, 3),),
+    "half": lambda: (torch.zeros(1, 64, 64, 3, dtype=torch.bfloat16),),
+    "bytes": lambda: (torch.full((1, 64, 64, 3), 9, dtype=torch.uint8),),
+    "sizes": lambda: ([torch.zeros(1, 64, 64, 3), torch.ones(1, 32, 48, 3)],),
 }
 
 
@@ -65,7 +79,7 @@ class ProbeFault:
             "required": {
                 "image": ("IMAGE",),
                 "fault": (
-                    ["none", "pause", "sleep", "hang", *RAISED, *RETURNED],
+                    ["none", "pause", "sleep", "hang", *RAISED, *RETURNED, *SHOWN],
                     {"default": "none"},
                 ),
             }
@@ -74,8 +88,8 @@ class ProbeFault:
     def run(self, image: torch.Tensor, fault: str) -> tuple[torch.Tensor]:
         if fault in RAISED:
             raise RAISED[fault]()
-        if fault in RETURNED:
-            return RETURNED[fault]()
+        if fault in RETURNED or fault in SHOWN:
+            return (RETURNED | SHOWN)[fault]()
         if fault in ("pause", "sleep"):  # a second, half a minute
             for _ in range(20 if fault == "pause" else 600):
                 time.sleep(0.05)

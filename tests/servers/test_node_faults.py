@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from probe import RAISED, RETURNED
+from probe import RAISED, RETURNED, SHOWN
 from prometheus_client.parser import text_string_to_metric_families
-from support.images import to_base64
+from support.images import from_base64, to_base64
 from support.replies import error
 from support.servers import EMBEDDED, ROOT, Server, probe_server
 
@@ -26,11 +26,12 @@ def write_workflows(folder: Path) -> None:
     (folder / "workflows").mkdir()
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
     (folder / "workflows/demo.json").write_text(json.dumps(demo))
-    nodes = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES)}
+    nodes = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES, *SHOWN)}
     nodes |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
     nodes |= {"slow_validation": ("ProbeValidation", "sleep")}
     for name, (class_type, fault) in nodes.items():
-        probe = {"class_type": class_type, "inputs": {"image": ["1", 0], "fault": fault}}
+        inputs = {"image": ["1", 0], "fault": fault}
+        probe = {"class_type": class_type, "inputs": inputs, "_meta": {"title": "Made to fail"}}
         output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
         graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
         (folder / f"workflows/{name}.json").write_text(json.dumps(graph))
@@ -60,12 +61,31 @@ def test_every_fault_of_a_node_fails_its_own_request_only(worker):
     for name, (status, code) in CODES.items():
         before = len(worker.log())
         reply = send(worker, name)
-        error(reply, status, code)
+        found = error(reply, status, code)
+        if status == 500:
+            assert found["details"] == {"node": "20", "node_type": "ProbeFault", "title": "Made to fail"}, name
         assert len(reply.content) < 1000 and "secret" not in reply.text
         assert send(worker, "none").status_code == 200, f"after {name}"
-        assert len(worker.log()) - before < LOG_LIMIT, f"{name} fills the log"
+        logged = worker.log()[before:]
+        assert len(logged) < LOG_LIMIT, f"{name} fills the log"
+        if status == 422:
+            assert not any(word in logged for word in ("ERROR", "!!!", "Traceback", "raised")), logged
+            assert logged.count(code) == 1
         assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
     assert restarts(worker) == 0
+
+
+LOOKS = {"grey": 128, "grey_alpha": 255, "alpha": 255, "unbatched": 0, "half": 0, "bytes": 9, "sizes": 0}
+
+
+def test_what_looks_like_an_image_is_one(worker):
+    assert LOOKS.keys() == SHOWN.keys()
+    for name, level in LOOKS.items():
+        reply = send(worker, name)
+        assert reply.status_code == 200, (name, reply.text)
+        images = [from_base64(image["image"]) for image in reply.json()["output"]["images"]]
+        assert images[0].shape == (64, 64, 3) and (images[0] == level).all(), name
+        assert [image.shape for image in images[1:]] == ([(32, 48, 3)] if name == "sizes" else [])
 
 
 def test_an_executor_thread_that_a_node_ends_is_replaced_and_the_queue_kept(worker, engine):
@@ -78,7 +98,7 @@ def test_an_executor_thread_that_a_node_ends_is_replaced_and_the_queue_kept(work
             assert reply.status_code == 200
         else:
             found = error(reply, 500, "node_execution_error")
-            assert found["details"] == {"node": "20", "node_type": "ProbeConstructor"}
+            assert found["details"] == {"node": "20", "node_type": "ProbeConstructor", "title": "Made to fail"}
     assert restarts(worker) - before == (0 if engine == EMBEDDED else 2)
     assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
 

@@ -19,6 +19,7 @@ class FakeEngine:
         outcome: how runs end: None for the person image, else the exception they fail with.
         graph_error: what `validate` finds wrong with every prompt.
         dead: what `fault` says.
+        deliveries: where it is set, the outputs that deliver, by their places, instead of the first one.
     """
 
     name = "fake engine"
@@ -29,6 +30,7 @@ class FakeEngine:
         self.outcome: Exception | None = None
         self.graph_error: str | None = None
         self.dead: str | None = None
+        self.deliveries: list[int] = []
 
     def watch_progress(self) -> None:
         pass
@@ -69,8 +71,11 @@ class FakeEngine:
         self.start(run)
         if self.outcome is None:
             job = exchange.find(run.prompt[run.outputs[0]]["inputs"]["token"])
-            for _ in range(run.prompt.get("7", {}).get("inputs", {}).get("batch_size", 1)):
-                job.deliver(job.images["person_image"])
+            batch = run.prompt.get("7", {}).get("inputs", {}).get("batch_size", 1)
+            for number, place in enumerate(self.deliveries or [0] * batch):
+                # the images of one run differ in their height, which tells them apart
+                person = job.images["person_image"]
+                job.deliver(person[: len(person) - number] if self.deliveries else person, place)
         run.finish(self.outcome)
         run.release()
 

@@ -627,3 +627,68 @@ def test_a_workflow_of_core_nodes_serves(tmp_path, fields, pair):
     assert np.abs(first.astype(int) - other)[mask > 0].mean() > 1, "the seed counts"
     assert '"max": 2' in progress, "the steps count"
     assert "missing" not in server.log().lower()
+
+
+def shows(class_type: str, source: str, output: int = 0) -> dict:
+    return node(class_type, images=[source, output], **({"filename_prefix": "x"} if class_type == "SaveImage" else {}))
+
+
+def chained(*outputs: dict, tag: str = "") -> dict:
+    """A graph of two samplers, 3 and then 20, and nodes that show what they make."""
+    graph = foreign(tag)
+    del graph["4"]
+    graph["20"] = {**graph["3"], "inputs": {**graph["3"]["inputs"], "first": ["3", 0]}}
+    return graph | {str(30 + number): output for number, output in enumerate(outputs)}
+
+
+@pytest.mark.parametrize(
+    "outputs, expected",
+    [
+        ([shows("PreviewImage", "3"), shows("SaveImage", "20")], ["31"]),
+        ([shows("SaveImage", "20"), shows("PreviewImage", "3")], ["30"]),
+        ([shows("PreviewImage", "20"), shows("SaveImage", "20"), shows("PreviewImage", "3")], ["30"]),
+        ([shows("PreviewImage", "3"), shows("PreviewImage", "20")], ["31", "30"]),
+        ([shows("SaveImage", "3"), shows("SaveImage", "20")], ["31", "30"]),
+        ([shows("SaveImage", "1"), shows("PreviewImage", "20")], ["31"]),
+        ([shows("TryOnOutput", "3"), shows("TryOnOutput", "20"), shows("SaveImage", "20")], ["31", "30"]),
+        ([shows("TryOnOutput", "20"), shows("TryOnOutput", "1")], ["30", "31"]),
+        ([shows("PreviewImage", "20"), shows("PreviewImage", "20")], ["30"]),
+    ],
+)
+def test_the_result_comes_first_and_previews_are_none_where_it_is_saved(outputs, expected):
+    workflow = bound(chained(*outputs))
+    assert workflow.outputs == expected == workflow.description(True).outputs
+    prompt = workflow.prompt("token", {})
+    assert [prompt[output]["inputs"]["place"] for output in expected] == [*range(len(expected))]
+
+
+def test_the_listing_says_whether_a_seed_makes_a_difference():
+    assert bound(chained(shows("SaveImage", "20"))).description(True).seed == "none"
+    assert bound(chained(shows("SaveImage", "20"), tag="[tryon: seed]")).description(True).seed == "used"
+    assert bound(demo()).description(True).seed == "used"
+
+
+def test_seeds_count_up_only_where_this_packs_sampler_makes_the_batch():
+    assert bound(demo()).seeding == {"9": "each"}
+    assert bound(chained(shows("SaveImage", "20"))).seeding == {"30": "none"}
+    assert bound(chained(shows("SaveImage", "20"), tag="[tryon: seed]")).seeding == {"30": "one"}
+    linked = demo(lambda graph: graph["7"]["inputs"].update(batch_size=["20", 0]))
+    linked["20"] = node("LoadAutoMasker")
+    assert bound(linked).seeding == {"9": "one"}
+    person = demo(lambda graph: graph.update({"30": node("TryOnOutput", images=["1", 0])}))
+    assert bound(person).seeding == {"9": "each", "30": "none"}
+
+
+def test_limits_are_those_of_the_strictest_node():
+    class Narrow(Sampler):
+        @classmethod
+        def INPUT_TYPES(cls) -> dict:
+            declared = super().INPUT_TYPES()
+            declared["required"]["seed"] = ("INT", {"min": 1, "max": 2**32 - 1})
+            return declared
+
+    graph = chained(shows("SaveImage", "20"), tag="[tryon: seed, steps]")
+    graph["20"]["class_type"] = "Narrow"
+    workflow = bind("x", "1", graph, {"Sampler": Sampler, "Narrow": Narrow})
+    assert workflow.limits == {"seed": (1, 2**32 - 1)}
+    assert bound(demo()).limits["seed"] == (0, 2**64 - 1)

@@ -13,7 +13,9 @@ from aiohttp import web
 from ..errors import ApiError, draining
 from ..keys import ANYBODY, Keys
 from ..log import RequestLog
-from .routes import CALLER, OUTCOME, REQUEST_ID, Handler
+from ..origins import Origins
+from .cors import Cors
+from .routes import CALLER, HEADERS, OUTCOME, REQUEST_ID, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,11 @@ GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Answering:
-    """Wraps handlers; callers must send one of `keys`, if there are any."""
+    """Wraps handlers; callers must send one of `keys`, if there are any. Pages of `origins` may call from a browser."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, origins: Origins) -> None:
         self._keys = keys
+        self._cors = Cors(origins)
         self._under_way: dict[asyncio.Task, web.Request] = {}
 
     def abort(self) -> None:
@@ -34,22 +37,32 @@ class Answering:
                 request[OUTCOME] = "draining"
                 task.cancel()
 
-    def wrap(self, handler: Handler, health: bool = False) -> Handler:
-        """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID and CALLER for it."""
+    def wrap(self, handler: Handler, health: bool = False, methods: list[str] = []) -> Handler:
+        """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID, CALLER and HEADERS for it.
+
+        `methods` are those of its path.
+        """
 
         async def answer(request: web.Request) -> web.StreamResponse:
             arrived = time.perf_counter()
             given = request.headers.get("X-Request-Id", "")
             request[REQUEST_ID] = given if GOOD_ID.fullmatch(given) else str(uuid.uuid4())
             request[CALLER] = ANYBODY
+            request[HEADERS] = {"X-Request-Id": request[REQUEST_ID]} | self._cors.headers(request)
+            preflight = self._cors.preflight(request, methods)
+            if preflight is not None:
+                preflight.headers.update(request[HEADERS])
+                return preflight
             log = RequestLog(logger, request[REQUEST_ID])
             task = cast(asyncio.Task, asyncio.current_task())
             self._under_way[task] = request
+            code = ""
             try:
                 if not health:
                     log.caller = request[CALLER] = self._caller(request)
                 response = await handler(request)
             except ApiError as error:
+                code = f" {error.code}"
                 response = error_response(error)
             except asyncio.CancelledError:
                 if request.get(OUTCOME) != "draining":
@@ -64,10 +77,10 @@ class Answering:
             finally:
                 del self._under_way[task]
             if not response.prepared:
-                response.headers["X-Request-Id"] = request[REQUEST_ID]
+                response.headers.update(request[HEADERS])
             if not health:
                 spent = time.perf_counter() - arrived
-                log.info("%s %s -> %d in %.3f s", request.method, request.path, response.status, spent)
+                log.info("%s %s -> %d%s in %.3f s", request.method, request.path, response.status, code, spent)
             return response
 
         return answer

@@ -13,7 +13,7 @@ from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
 from .replies import EVENT_STREAM, check_connected, event, json_reply
-from .routes import CALLER, OUTCOME, REQUEST_ID
+from .routes import CALLER, HEADERS, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 10
@@ -38,7 +38,7 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
         "Content-Type": EVENT_STREAM,
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",  # nginx would hold the events back
-        "X-Request-Id": request[REQUEST_ID],
+        **request[HEADERS],
     }
     response = web.StreamResponse(headers=headers)
     try:

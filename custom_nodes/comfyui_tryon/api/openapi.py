@@ -26,6 +26,7 @@ def document(publishing: bool) -> dict[str, Any]:
     ]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = definitions["$defs"]
+    _allow_null(schemas["TryonRequest"])
     schemas["TryonForm"] = _form(schemas["TryonRequest"])
     image = {"schema": {"type": "string", "format": "binary"}}
     ok = {
@@ -160,6 +161,15 @@ def _publishing() -> dict[str, Any]:
     }
 
 
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Says that null stands for no value in every optional field."""
+    null = {"type": "null"}
+    for name, field in schema["properties"].items():
+        if name not in schema["required"] and null not in field.get("anyOf", ()):
+            outer = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            schema["properties"][name] = outer | {"anyOf": [field, null]}
+
+
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
     """Describes the same fields as a form sends them: images as files, and no null, which a form cannot express."""
     properties = {}
@@ -168,7 +178,11 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
             field = {"type": "string", "format": "binary", "description": field["description"]}
         elif "anyOf" in field:
             value = next(option for option in field["anyOf"] if option.get("type") != "null")
-            field = {key: text for key, text in field.items() if key in ("title", "description")} | value
+            field = {
+                key: text
+                for key, text in field.items()
+                if key in ("title", "description", "default") and text is not None
+            } | value
         properties[name] = field
     return {**schema, "title": "TryonForm", "properties": properties}
 

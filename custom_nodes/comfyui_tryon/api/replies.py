@@ -11,21 +11,42 @@ from aiohttp import web
 
 from ..errors import ApiError
 from ..pending import Result
-from ..schema import Image, ImageFormat, Output, TryonReply, WorkflowVersion
+from ..schema import Image, ImageFormat, Output, TryonReply, WorkflowVersion, format_name
 from ..weights.search import demo_notice
 
 Value = TypeVar("Value")
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 EVENT_STREAM = "text/event-stream"
+MAX_ACCEPTED = 32  # browsers send ten
 # Up to here the event loop is held for a millisecond at most, and a thread's two changes take longer than the work.
 AT_ONCE_BYTES = 4_000_000
 
 
-def wanted_type(request: web.Request) -> str | None:
-    """Returns the image or stream type that the Accept header asks for first, or None for JSON."""
-    first = request.headers.get("Accept", "").split(",")[0].split(";")[0].strip().lower()
-    return first if first in (EVENT_STREAM, *MEDIA_TYPES.values()) else None
+def wanted_type(request: web.Request, output_format: ImageFormat) -> str | None:
+    """Returns the image or stream type that the Accept header prefers, or None for JSON.
+
+    Of types with the same quality the first counts. `image/*` stands for `output_format`.
+    """
+    known: dict[str, str | None] = {EVENT_STREAM: EVENT_STREAM, "image/*": MEDIA_TYPES[output_format]}
+    known |= dict.fromkeys(("application/json", "application/*", "*/*"))
+    best, wanted = 0.0, None
+    for accepted in ",".join(request.headers.getall("Accept", ())).lower().split(",")[:MAX_ACCEPTED]:
+        name, *parameters = (text.strip() for text in accepted.split(";"))
+        if name.startswith("image/"):
+            name = MEDIA_TYPES.get(format_name(name), name)
+        quality = _quality(parameters)
+        if quality > best and (name in known or name in MEDIA_TYPES.values()):
+            best, wanted = quality, known.get(name, name)
+    return wanted
+
+
+def _quality(parameters: list[str]) -> float:
+    given = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+    try:
+        return float(given)
+    except ValueError:
+        return 1.0
 
 
 def check_connected(request: web.Request) -> None:
@@ -71,10 +92,11 @@ def _json_reply(request_id: str, result: Result) -> bytes:
         timings=result.timings,
         notice=demo_notice(),
     )
-    envelope = content.model_dump_json(exclude={"output"}, exclude_none=True).encode()
+    left_out = {"output"} if content.notice else {"output", "notice"}
+    envelope = content.model_dump_json(exclude=left_out).encode()
     # The images are added by hand: as part of the model, a megabyte of base64 is copied and searched several times.
     shown = []
-    for data, (width, height), seed in zip(result.images, result.sizes, result.seeds(), strict=True):
+    for data, (width, height), seed in zip(result.images, result.sizes, result.seeds, strict=True):
         image = Image(image="", format=result.output_format, width=width, height=height, seed=seed)
         fields = image.model_dump_json(exclude={"image"}).encode()
         shown.append(b"".join((b'{"image":"', pybase64.b64encode(data), b'",', fields[1:])))

@@ -17,6 +17,8 @@ ID = "{id:[A-Za-z0-9._-]{1,64}}"
 REQUEST_ID: Any = web.RequestKey("tryon_id", str) if hasattr(web, "RequestKey") else "tryon_id"
 CALLER: Any = web.RequestKey("tryon_caller", str) if hasattr(web, "RequestKey") else "tryon_caller"
 OUTCOME: Any = web.RequestKey("tryon_outcome", str) if hasattr(web, "RequestKey") else "tryon_outcome"
+# The headers of its reply, whatever that is.
+HEADERS: Any = web.RequestKey("tryon_headers", dict) if hasattr(web, "RequestKey") else "tryon_headers"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Route:
 
 
 def add_to(
-    router: web.UrlDispatcher, routes: Iterable[Route], wrap: Callable[[Handler, bool], Handler]
+    router: web.UrlDispatcher, routes: Iterable[Route], wrap: Callable[[Handler, bool, list[str]], Handler]
 ) -> dict[web.AbstractRoute, Route]:
     """Registers `routes`, each handler wrapped, and for every other method of their paths a 405.
 
@@ -43,13 +45,14 @@ def add_to(
         by_path.setdefault(route.path, []).append(route)
     for path, its_routes in by_path.items():
         resource = router.add_resource(path)
+        methods = [route.method for route in its_routes]
         for route in its_routes:
-            handler = wrap(route.handler, route.health)
+            handler = wrap(route.handler, route.health, methods)
             for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 added[resource.add_route(method, handler)] = route
         health = its_routes[0].health
-        refuse = _not_allowed([route.method for route in its_routes])
-        added[resource.add_route("*", wrap(refuse, health))] = Route("*", path, refuse, health)
+        refuse = _not_allowed(methods)
+        added[resource.add_route("*", wrap(refuse, health, methods))] = Route("*", path, refuse, health)
     return added
 
 

@@ -63,14 +63,14 @@ class TryonApi:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         fields = await self._receive(request, body.read)
-        wanted = wanted_type(request)
+        wanted = wanted_type(request, fields.output_format)
         if wanted == EVENT_STREAM:
             return await stream(request, self._start, fields)
         if wanted:
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
         result = await self._result(request, pending, fields)
-        seed = {"X-Seed": str(result.seed)}
+        seed = {} if result.first_seed is None else {"X-Seed": str(result.first_seed)}
         if wanted:
             return web.Response(body=result.images[0], content_type=wanted, headers=seed)
         content = await json_reply(request[REQUEST_ID], result)
@@ -79,6 +79,7 @@ class TryonApi:
     @contextlib.contextmanager
     def _admitted(self, request: web.Request) -> Iterator[None]:
         """Refuses a request that would not be answered before its body is read."""
+        _check_query(request)
         self._health.check_accepting()
         with self._shares.place(caller_of(request)):
             self._tryon.check_room()
@@ -120,6 +121,13 @@ class TryonApi:
             task.cancel()
         metrics.observe(result.stages, len(result.images))
         return result
+
+
+def _check_query(request: web.Request) -> None:
+    """Raises ApiError if fields are in the query, where they would be passed over."""
+    if request.query_string:
+        name = next(iter(request.query), request.query_string)[:64]
+        raise ApiError("invalid_parameter", f"The query has {name!r}. Send all fields in the body.", field=name)
 
 
 def _counted(handler: Handler) -> Handler:

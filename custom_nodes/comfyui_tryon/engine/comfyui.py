@@ -51,7 +51,13 @@ class ComfyUIEngine:
         takes_secrets = "process_item" in inspect.signature(self._queue.task_done).parameters
         self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
         watch(self._queue, self)
-        guard_nodes(execution, memory.InterruptProcessingException, lambda: self._running in self._runs)
+        self._requests_fault: BaseException | None = None
+        guard_nodes(
+            execution,
+            memory.InterruptProcessingException,
+            lambda: self._running in self._runs,
+            self._on_requests_fault,
+        )
         # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
         self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
@@ -171,6 +177,7 @@ class ComfyUIEngine:
     def on_start(self, prompt_id: str) -> None:
         """Called in the executor thread when it has taken a prompt."""
         self._running = prompt_id
+        self._requests_fault = None
         if run := self._runs.get(prompt_id):
             run.call(run.on_start)
 
@@ -182,7 +189,8 @@ class ComfyUIEngine:
             swept.call(swept.release)
         elif run := self._runs.pop(prompt_id, None):
             self._queue.delete_history_item(prompt_id)
-            run.call(run.finish, _outcome(messages))
+            run.call(run.finish, _outcome(messages, self._requests_fault))
+            self._requests_fault = None
             self._sweep(run)
 
     def on_removed(self, prompt_id: str) -> None:
@@ -199,6 +207,10 @@ class ComfyUIEngine:
             run = self._runs.get(prompt_id)
             node_type = str(run.prompt.get(node, {}).get("class_type", "unknown")) if run else ""
             self._end(prompt_id, NodeFailed(node, node_type, "BaseException", "It ended ComfyUI's executor thread."))
+
+    def _on_requests_fault(self, error: BaseException) -> None:
+        """Called in the executor thread when a node has raised something of which the request is the cause."""
+        self._requests_fault = error.with_traceback(None)  # which would hold the request's images
 
     def _end(self, prompt_id: str, error: Exception) -> None:
         """Ends a run of which the executor holds nothing, or will hold nothing once it takes the next prompt."""
@@ -246,9 +258,14 @@ def _details(problem: dict) -> str:
     return str(problem.get("extra_info", {}).get("exception_type") or problem["details"])
 
 
-def _outcome(messages: Sequence[tuple[str, dict]]) -> Exception | None:
-    """Reads from a prompt's status messages how it ended; the status itself calls an interruption an error too."""
+def _outcome(messages: Sequence[tuple[str, dict]], requests_fault: BaseException | None) -> Exception | None:
+    """Reads from a prompt's status messages how it ended; the status itself calls an interruption an error too.
+
+    `requests_fault` is what a node raised if that ended the prompt as an interruption does.
+    """
     for event, data in messages:
+        if event == "execution_interrupted" and requests_fault is not None:
+            return NodeFailed.of(str(data.get("node_id")), str(data.get("node_type")), requests_fault)
         if event == "execution_interrupted":
             return Interrupted("The operator interrupted this request in ComfyUI.")
         if event == "execution_error":

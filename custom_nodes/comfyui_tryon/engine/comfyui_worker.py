@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import metrics
+from .interface import REQUEST_FAULTS
 from .raised import text_of, trace_of, type_name
 
 logger = logging.getLogger(__name__)
@@ -64,15 +65,22 @@ class ExecutorThread:
             thread.start()
 
 
-def guard_nodes(execution: Any, interruption: type[Exception], is_ours: Callable[[], bool]) -> None:
+def guard_nodes(
+    execution: Any,
+    interruption: type[BaseException],
+    is_ours: Callable[[], bool],
+    on_requests_fault: Callable[[BaseException], None],
+) -> None:
     """Has ComfyUI receive only ordinary exceptions with a short text from the nodes of prompts that are this pack's.
 
-    Anything else ends ComfyUI's executor thread or fills its log, and ComfyUI has no hook around a node.
+    Anything else ends ComfyUI's executor thread or fills its log, and ComfyUI has no hook around a node. What is the
+    request's fault it takes for an interruption, since it writes a traceback to its log for everything else.
 
     Args:
         execution: ComfyUI's module of that name.
         interruption: what nodes raise where their prompt has been canceled.
         is_ours: whether the prompt that is executed is this pack's.
+        on_requests_fault: called with what a node raised of which the request is the cause.
     """
     original = execution.get_output_data
 
@@ -81,7 +89,12 @@ def guard_nodes(execution: Any, interruption: type[Exception], is_ours: Callable
         try:
             yield
         except BaseException as error:
-            if is_ours() and not isinstance(error, interruption) and not _is_ordinary(error):
+            if not is_ours() or isinstance(error, interruption):
+                raise
+            if type_name(error) in REQUEST_FAULTS:
+                on_requests_fault(error)
+                raise interruption from None
+            if not _is_ordinary(error):
                 raise _stand_in(error) from None
             raise
 

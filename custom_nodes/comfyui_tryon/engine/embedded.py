@@ -144,8 +144,9 @@ class EmbeddedEngine:
 
     def _failure(self, run: Run, error: BaseException) -> NodeFailed:
         node_type = str(run.prompt.get(self._node, {}).get("class_type"))
-        logger.error("Node %s (%s) failed:\n%s", self._node, node_type, trace_of(error))
         failure = NodeFailed.of(self._node, node_type, error)
+        if not failure.is_requests_fault:
+            logger.error("Node %s (%s) failed:\n%s", self._node, node_type, trace_of(error))
         if failure.is_out_of_memory:
             try:
                 self._unload()

@@ -17,6 +17,10 @@ OUT_OF_MEMORY = re.compile(
 )
 DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error")
 
+# Classes, by name, of what nodes raise where the request is at fault and not this worker: nothing to trouble its
+# operator with.
+REQUEST_FAULTS = {"NoPersonFound"}
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -107,6 +111,10 @@ class NodeFailed(Exception):
     @classmethod
     def of(cls, node: str, node_type: str, error: BaseException) -> "NodeFailed":
         return cls(node, node_type, type_name(error), text_of(error))
+
+    @property
+    def is_requests_fault(self) -> bool:
+        return self.error_type in REQUEST_FAULTS
 
     @property
     def is_out_of_memory(self) -> bool:

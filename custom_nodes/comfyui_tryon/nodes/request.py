@@ -11,10 +11,13 @@ from PIL import Image
 from .. import exchange, images
 from ..decoding import mask
 from ..engine import current as engine
-from .tensors import from_uint8, to_uint8
+from .results import results
+from .tensors import from_uint8
 
 # Set by the server in a prompt it queues; absent in the web page's own runs.
 TOKEN = {"hidden": {"token": ("STRING", {"default": ""})}}
+# Which of the graph's outputs a node is.
+PLACE = {"place": ("INT", {"default": 0})}
 NO_LIMIT = 2**31  # pixels: the author's own file is no upload
 
 
@@ -106,14 +109,14 @@ class TryOnOutput:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        return {"required": {"images": ("IMAGE",)}, **TOKEN}
+        return {"required": {"images": ("IMAGE",)}, "hidden": {**TOKEN["hidden"], **PLACE}}
 
-    def deliver(self, images: torch.Tensor, token: str = "") -> dict:
-        pixels = to_uint8(images)
+    def deliver(self, images: Any, token: str = "", place: int = 0) -> dict:
+        pixels = results(images)
         if token:
             request = exchange.find(token)
-            for image in pixels[..., :3]:
-                request.deliver(image)
+            for image in pixels:
+                request.deliver(image, place)
             return {"ui": {}}  # which the host keeps: nothing of a request may be in it
         return {"ui": {"images": [_preview(image) for image in pixels]}}
 

@@ -10,6 +10,7 @@ from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..schema import IMAGE_FIELDS, PARAMETERS, BoundWorkflow, TryonRequest
 from .format import WorkflowInvalid
+from .parameters import Seeding, limits, seeding
 
 Graph = Mapping[str, dict[str, Any]]
 
@@ -33,7 +34,9 @@ class Workflow:
         graph: an API prompt in which this pack's own nodes take and give the images.
         inputs: for each image field, ids of the nodes that take it.
         parameters: for each parameter of a request, the (node id, input name) pairs that it replaces.
-        outputs: ids of the TryOnOutput nodes.
+        limits: for numeric parameters, the least and the greatest value that the nodes take.
+        outputs: ids of the TryOnOutput nodes, in the order of their images in a reply.
+        seeding: for each of the outputs, which seeds make its images.
         mask_required: whether a request must send a mask.
         request_independent: ids of the nodes that do not depend on a request's images.
     """
@@ -43,7 +46,9 @@ class Workflow:
     graph: Graph
     inputs: Mapping[str, Sequence[str]]
     parameters: Mapping[str, Sequence[tuple[str, str]]]
+    limits: Mapping[str, tuple[float, float]]
     outputs: Sequence[str]
+    seeding: Mapping[str, Seeding]
     mask_required: bool
     request_independent: frozenset[str]
 
@@ -60,6 +65,7 @@ class Workflow:
                 **{name: [f"{node}.{key}" for node, key in places] for name, places in self.parameters.items()},
             },
             outputs=list(self.outputs),
+            seed="used" if "seed" in self.parameters else "none",
             mask="required" if self.mask_required else "optional" if self.inputs.get("mask_image") else "none",
             problem=problem,
         )
@@ -74,14 +80,18 @@ class Workflow:
         prompt = copy.deepcopy(dict(self.graph))  # engines change the prompts that they are given
         for node in chain(*self.inputs.values(), self.outputs):
             prompt[node]["inputs"]["token"] = token
+        for place, node in enumerate(self.outputs):
+            prompt[node]["inputs"]["place"] = place
         for parameter, value in values.items():
             for node, name in self.parameters.get(parameter, ()):
                 prompt[node]["inputs"][name] = value
         return prompt
 
 
-def bind(name: str, version: str, graph: Graph) -> Workflow:
+def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NODE_CLASS_MAPPINGS) -> Workflow:
     """Finds where a request's images and parameters go in `graph`, a prompt as `to_prompt` returns it.
+
+    `classes` are those of its nodes, by their names.
 
     Raises:
         WorkflowInvalid: it lacks a person, a garment or an output, or a title's tag cannot be followed.
@@ -95,13 +105,16 @@ def bind(name: str, version: str, graph: Graph) -> Workflow:
     images = set(chain(*inputs.values()))
     _check_masks(graph, images)
     graph |= {node: _own_input(graph[node], field) for field, nodes in inputs.items() for node in nodes}
+    parameters = _find_parameters(graph)
     return Workflow(
         name=name,
         version=version,
         graph=graph,
         inputs=inputs,
-        parameters=_find_parameters(graph),
+        parameters=parameters,
+        limits=limits(graph, parameters, classes),
         outputs=outputs,
+        seeding={node: seeding(graph, _ancestors(graph, [node]), parameters) for node in outputs},
         mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
         request_independent=frozenset(graph) - _descendants(graph, images),
     )
@@ -128,20 +141,30 @@ def _find_inputs(graph: Graph) -> dict[str, list[str]]:
 def _find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the ids of the TryOnOutput nodes, or else of the nodes that show an image made from person and garment.
 
-    Where several nodes show the same image, the first counts.
+    Previews do not count where an image is saved, and of several nodes that show the same image the first counts. A
+    node whose image others are made from comes behind them: it shows no result.
     """
     outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
-    if outputs:
-        return outputs
+    return _results_first(graph, outputs or _find_shown(graph, inputs))
+
+
+def _find_shown(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
     results = set.intersection(*(_descendants(graph, inputs[field]) for field in REQUIRED_IMAGES))
-    shown: dict[tuple, str] = {}
+    shown: dict[tuple, list[str]] = {}
     for node, entry in graph.items():
         images = entry["inputs"].get("images")
         if entry["class_type"] in IMAGE_OUTPUTS and is_link(images) and images[0] in results:
-            shown.setdefault(tuple(images), node)
+            shown.setdefault(tuple(images), []).append(node)
     if not shown:
         raise WorkflowInvalid("it has no output that depends on both images: add a TryOnOutput node to the result")
-    return list(shown.values())
+    saved = [nodes for nodes in shown.values() if any(graph[node]["class_type"] == "SaveImage" for node in nodes)]
+    return [nodes[0] for nodes in saved or shown.values()]
+
+
+def _results_first(graph: Graph, outputs: Sequence[str]) -> list[str]:
+    sources = {node: {origin for origin, _ in _links(graph[node])} for node in outputs}
+    inner = {node: _ancestors(graph, origins) - origins for node, origins in sources.items()}
+    return sorted(outputs, key=lambda node: any(sources[node] & inner[other] for other in outputs))
 
 
 def _find_parameters(graph: Graph) -> dict[str, list[tuple[str, str]]]:

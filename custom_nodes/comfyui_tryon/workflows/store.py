@@ -46,7 +46,7 @@ def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> 
     Raises:
         WorkflowInvalid: it is not a workflow, or lacks a person, a garment or an output.
     """
-    return bind(name, hashlib.sha256(data).hexdigest()[:12], to_prompt(_json(data), node_classes))
+    return bind(name, hashlib.sha256(data).hexdigest()[:12], to_prompt(_json(data), node_classes), node_classes)
 
 
 class Workflows:

@@ -1,0 +1,119 @@
+"""Reads forms as browsers and HTTP libraries write them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from ..errors import ApiError
+from ..parsing import unknown_field
+from ..schema import IMAGE_FIELDS, TryonRequest
+from .intake import DAMAGE, check_head, too_large
+
+TEXT_FIELD_LIMIT = 4096
+# A request has a few dozen. Millions would take seconds to parse, with the event loop waiting.
+FORM_LINES_LIMIT = 1000
+# A hidden control by which a browser says how the texts of a form are encoded, as each part does anyway.
+CHARSET_FIELD = "_charset_"
+
+
+async def read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[int], None]) -> dict[str, Any]:
+    """Reads the fields of a form: images as bytes or text, everything else as text.
+
+    A part without content and file name is a control that was left blank, and no field.
+
+    Raises:
+        ApiError
+    """
+    check_head(request, max_bytes)
+    if "boundary=" not in request.headers["Content-Type"].lower():
+        raise ApiError(
+            "invalid_request", "The Content-Type has no boundary. Have your HTTP library write the header of the form."
+        )
+    fields: dict[str, Any] = {}
+    size = 0
+    try:
+        reader = _Parts(request.headers, cast(StreamReader, _FewLines(request.content)))
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                raise ApiError("invalid_request", "The form has a form as one of its parts.")
+            name = _field_name(part, fields)
+            data = bytearray()
+            while chunk := await part.read_chunk(65_536):
+                data += part.decode(chunk)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large(max_bytes)
+                on_bytes(len(chunk))
+                if name not in IMAGE_FIELDS and len(data) > TEXT_FIELD_LIMIT:
+                    raise ApiError(
+                        "invalid_parameter", f"{name[:64]!r} is longer than a value can be.", field=name[:64]
+                    )
+            if name != CHARSET_FIELD and (data or part.filename):
+                fields[name] = _image(part, data) if name in IMAGE_FIELDS else _text(part, name, data)
+    except ApiError:
+        raise
+    except ConnectionError:
+        raise ApiError("canceled", "The client went away.") from None
+    except DAMAGE as error:
+        raise ApiError("invalid_request", "The form is damaged: check its boundary and parts.") from error
+    return fields
+
+
+def _field_name(part: BodyPartReader, fields: Mapping[str, Any]) -> str:
+    """Returns the field that a part is for; raises ApiError if it is none of those still missing from `fields`."""
+    name = (part.name or "").removesuffix("[]")  # which PHP and its clients add to what may be repeated
+    if not name:
+        raise ApiError("invalid_request", "Every part of the form needs a field name.")
+    if name not in TryonRequest.model_fields and name != CHARSET_FIELD:
+        raise unknown_field(name)
+    if name in fields:
+        raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
+    if "Content-Encoding" in part.headers:
+        raise ApiError("invalid_request", f"Send {name} as it is, without Content-Encoding.")
+    return name
+
+
+def _image(part: BodyPartReader, data: bytearray) -> bytes | str:
+    """Returns a file's bytes, or text that holds an image. Without a file name it may be either."""
+    if part.filename is None and data.isascii():
+        return data.decode("ascii")
+    return bytes(data)
+
+
+def _text(part: BodyPartReader, name: str, data: bytearray) -> str:
+    charset = part.get_charset("utf-8")
+    try:
+        return data.decode(charset)
+    except (LookupError, ValueError):
+        raise ApiError(
+            "invalid_parameter", f"{name} is not text in {charset[:32]!r}. Send it in UTF-8.", field=name
+        ) from None
+
+
+class _Parts(MultipartReader):
+    async def fetch_next_part(self) -> MultipartReader | BodyPartReader:
+        part = await super().fetch_next_part()
+        if isinstance(part, BodyPartReader) and part.name == CHARSET_FIELD:
+            # aiohttp reads such a part by itself, and then mistakes its end for the head of the next one. It looks in
+            # the headers; `name` stays as it was.
+            part.headers = CIMultiDictProxy(CIMultiDict())
+        return part
+
+
+class _FewLines:
+    """Wraps a form's content, and refuses more lines than the headers of its parts can have."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._left = FORM_LINES_LIMIT
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def readline(self, *args: Any, **kwargs: Any) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many lines")
+        return await self._content.readline(*args, **kwargs)
