@@ -13,14 +13,14 @@ MAX_LISTED = 200
 # Holds the page's own graph where the file that is served is an API prompt that the graph does not convert to.
 PAGE_FOLDER = "page"
 NAME = re.compile(WORKFLOW_NAME)
-TEXTS = re.compile(r"(readme|license|licence|notice|changelog)\b.*|.*\.(md|rst)", re.IGNORECASE)
 IMAGES = re.compile(r".*\.(png|webp|jpe?g|avif|gif)", re.IGNORECASE)
 
 
 def unservable(folder: Path) -> list[tuple[str, str]]:
     """Returns (file name, what is wrong with it and what to do) of files and folders that are never served.
 
-    Hidden files and texts such as README.md are left out; the names can be encoded in UTF-8.
+    Hidden files are left out, and those that neither name nor content makes look like a workflow. The names can be
+    encoded in UTF-8.
     """
     try:
         with os.scandir(folder) as entries:
@@ -48,9 +48,19 @@ def _problem(entry: os.DirEntry) -> str | None:
         return f"requests cannot ask for a file of that name: rename it to {_suggestion(stem)}.json"
     if IMAGES.fullmatch(entry.name):
         return "it is an image: if it holds a workflow, open it in ComfyUI's web page and export the workflow as JSON"
-    if TEXTS.fullmatch(entry.name):
-        return None
-    return f"the name of a workflow file ends in .json: rename it to {_suggestion(stem)}.json, or remove it"
+    if ".json" in entry.name.lower() or _starts_as_json(entry):
+        return f"the name of a workflow file ends in .json: rename it to {_suggestion(stem)}.json"
+    return None
+
+
+def _starts_as_json(entry: os.DirEntry) -> bool:
+    try:
+        if not entry.is_file():  # reading a pipe would wait for its writer
+            return False
+        with open(entry.path, "rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError:
+        return False
 
 
 def _target(path: str) -> str:
