@@ -13,8 +13,9 @@ from comfyui_tryon.workflows.format import WorkflowInvalid
 from comfyui_tryon.workflows.parsing import parse_workflow
 from comfyui_tryon.workflows.store import Workflows
 from comfyui_tryon.workflows.unservable import unservable
-from support.page_graph import CLASSES, INNER, PageGraph, base, set_get
+from support.page_graph import CLASSES, INNER, PageGraph, base, node_class, set_get
 
+SAVER = node_class({"image": ("IMAGE",)}, ())
 COMFYUI = CLASSES | {"KSampler": CLASSES["ImageInvert"]}
 
 
@@ -120,6 +121,33 @@ def test_a_group_node_tells_which_node_inside_is_missing():
     assert "legacy group node" in refusal(through("workflow>Unknown"))
 
 
+# Advice that fits the node that is there
+
+
+def test_a_title_on_a_node_of_another_class_is_told():
+    graph = base(titles=("Person of ours", "Reference Garment"))
+    graph.node(10, "LoadImageFromUrl", "", "IMAGE:IMAGE", ["https://…"], title="Target Person").link(10, 0, 3, "image1")
+    text = refusal(graph, COMFYUI | {"LoadImageFromUrl": CLASSES["EmptyImage"]})
+    assert "node 10 (LoadImageFromUrl 'Target Person')" in text and "replace it by a TryOnPersonImage" in text
+
+
+def test_a_loader_without_a_title_is_named():
+    text = refusal(base(True, titles=("", "Reference Garment")))
+    assert "title node 1 (LoadImage) 'target person'" in text and "node 2" not in text
+
+
+def test_a_loader_of_another_class_is_replaced_instead_of_titled():
+    graph = PageGraph().node(7, "Load Image Batch", "", "IMAGE:IMAGE", [])
+    text = refusal(graph, COMFYUI | {"Load Image Batch": CLASSES["EmptyImage"]})
+    assert "replace node 7 (Load Image Batch) by a TryOnPersonImage node" in text and "title" not in text
+
+
+def test_an_output_that_is_not_read_is_named():
+    graph = base(True).node(5, "Image Save", "image:IMAGE", "", []).link(3, 0, 5, "image")
+    graph.nodes[4]["mode"] = 2
+    assert "TryOnOutput node to what goes into node 5 (Image Save)" in refusal(graph, COMFYUI | {"Image Save": SAVER})
+
+
 # Nodes of the page that cannot be resolved
 
 
@@ -193,11 +221,8 @@ def test_an_app_names_parameters_and_outputs():
 
 
 def test_an_app_s_output_of_another_pack_gives_its_image():
-    saver = type(
-        "S", (), {"INPUT_TYPES": classmethod(lambda cls: {"required": {"image": ("IMAGE",)}}), "RETURN_TYPES": ()}
-    )
     graph = untitled().node(5, "Image Save", "image:IMAGE", "", []).link(3, 0, 5, "image")
-    workflow = parsed(app(graph, [[1, "image"], [2, "image"]], [5]), COMFYUI | {"Image Save": saver})
+    workflow = parsed(app(graph, [[1, "image"], [2, "image"]], [5]), COMFYUI | {"Image Save": SAVER})
     assert workflow.outputs == ["5"] and workflow.graph["5"]["inputs"] == {"images": ["3", 0]}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..schema import IMAGE_FIELDS, PARAMETERS, BoundWorkflow, TryonRequest
+from .advice import no_output, no_place
 from .format import WorkflowInvalid
 
 Graph = Mapping[str, dict[str, Any]]
@@ -118,10 +119,8 @@ def _find_inputs(graph: Graph) -> dict[str, list[str]]:
             inputs.setdefault(field, []).append(node)
     for field in REQUIRED_IMAGES:
         if field not in inputs:
-            titles = " or ".join(repr(title) for title, bound in TITLES.items() if bound == field)
-            raise WorkflowInvalid(
-                f"it has no place for {field}: add a {INPUT_CLASSES[field]} node, or title a LoadImage {titles}"
-            )
+            titles = [title for title, bound in TITLES.items() if bound == field]
+            raise WorkflowInvalid(no_place(graph, field, titles, INPUT_CLASSES[field]))
     return inputs
 
 
@@ -140,7 +139,7 @@ def _find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str
         if entry["class_type"] in IMAGE_OUTPUTS and is_link(images) and images[0] in results:
             shown.setdefault(tuple(images), node)
     if not shown:
-        raise WorkflowInvalid("it has no output that depends on both images: add a TryOnOutput node to the result")
+        raise WorkflowInvalid(no_output(graph, results))
     return list(shown.values())
 
 
