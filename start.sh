@@ -145,6 +145,19 @@ web_packages() {
   printf '%s' "$folder"
 }
 
+# Whether the folders exist is found out by the extension, which knows all of ComfyUI's folders for packs.
+packs=(comfyui_tryon)
+IFS=, read -r -d '' -a names <<<"${TRYON_PACKS:-}" || true
+for name in ${names[@]+"${names[@]}"}; do
+  name=${name#"${name%%[![:space:]]*}"}
+  name=${name%"${name##*[![:space:]]}"}
+  case $name in
+    "") ;;
+    -* | .* | */*) fail "TRYON_PACKS has '$name': list folders of ComfyUI's custom_nodes by their names, separated by commas" ;;
+    *) packs+=("$name") ;;
+  esac
+done
+
 for name in TRYON_MODELS_DIR TRYON_WORKFLOWS_DIR; do  # ComfyUI starts in its own folder
   case ${!name:-} in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
 done
@@ -198,6 +211,7 @@ export TRYON_LOCKED=${TRYON_LOCKED:-1}
 
 if [ -z "$comfyui" ]; then
   [ $# -eq 0 ] || fail "found no ComfyUI for the arguments after --"
+  [ ${#packs[@]} -eq 1 ] || fail "found no ComfyUI to load TRYON_PACKS: set COMFYUI_DIR, or unset TRYON_PACKS"
   exec "$python" -u -m comfyui_tryon
 fi
 
@@ -211,7 +225,7 @@ if ! has_gpu; then
 fi
 if [ "$mode" != dev ]; then
   mkdir -p "$state"/{user,input,output,temp}
-  options+=(--disable-all-custom-nodes --whitelist-custom-nodes comfyui_tryon --disable-api-nodes
+  options+=(--disable-all-custom-nodes --whitelist-custom-nodes "${packs[@]}" --disable-api-nodes
     --user-directory "$state/user" --input-directory "$state/input" --output-directory "$state/output"
     --temp-directory "$state/temp" --database-url "sqlite:///$state/user/comfyui.db")
 fi

@@ -6,7 +6,7 @@ docs/architecture.md follows a request through the files.
 import logging
 import sys
 
-from .guard import locked
+from .guard import check_packs, locked
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
@@ -16,6 +16,7 @@ __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 
 def _join_comfyui() -> None:
+    import folder_paths
     from server import PromptServer
 
     from . import nodes
@@ -24,6 +25,8 @@ def _join_comfyui() -> None:
     from .server import Server
     from .settings import settings
 
+    if locked():
+        check_packs(settings().pack_names(), folder_paths.get_folder_paths("custom_nodes"))
     NODE_CLASS_MAPPINGS.update(nodes.NODE_CLASS_MAPPINGS)
     NODE_DISPLAY_NAME_MAPPINGS.update(nodes.NODE_DISPLAY_NAME_MAPPINGS)
     Server(settings(), install(ComfyUIEngine())).attach(PromptServer.instance.app)
@@ -37,6 +40,6 @@ if getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance",
         if not locked():
             raise
         # ComfyUI catches what a pack raises, and would go on to serve all of its own routes to everybody.
-        if type(error).__name__ != "SettingsError":  # whose message says it all
+        if type(error).__name__ not in ("SettingsError", "LookupError"):  # whose messages say it all
             logging.exception("The try-on API could not be set up.")
         sys.exit(f"{error}. TRYON_LOCKED forbids ComfyUI to run without the try-on API.")

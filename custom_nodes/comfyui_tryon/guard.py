@@ -13,6 +13,7 @@ import runpy
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -44,6 +45,29 @@ def open_ports() -> None:
     """Lets this process listen again. The pack calls this, in which this module exists under another name."""
     if "listen" in vars(socket.socket):  # without `close_ports` it is inherited from C
         del socket.socket.listen
+
+
+def check_packs(names: Iterable[str], folders: Iterable[str]) -> None:
+    """Checks that every node pack in TRYON_PACKS exists, since ComfyUI says nothing of names that match none.
+
+    Args:
+        names: folders, or single .py files, as ComfyUI's --whitelist-custom-nodes takes them.
+        folders: the folders that hold ComfyUI's packs.
+
+    Raises:
+        LookupError: the message names the packs that are not there, and those that are.
+    """
+    found = set()
+    for folder in filter(os.path.isdir, folders):
+        for path in Path(folder).iterdir():
+            if path.suffix != ".disabled" and (path.suffix == ".py" or (path / "__init__.py").is_file()):
+                found.add(path.name)
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise LookupError(
+            f"TRYON_PACKS names {', '.join(map(repr, absent))}, and ComfyUI's custom_nodes has no such pack. "
+            f"It has {', '.join(sorted(found)) or 'none'}. Install the pack, or correct the name"
+        )
 
 
 def combined(arguments: list[str]) -> list[str]:

@@ -23,7 +23,7 @@ INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else [])]
 MIN_SIDE = 16
 MAX_SIDE = 16_384
 
-NAMES = {"HEIF": "HEIC"}
+FORMAT_NAMES = {"HEIF": "HEIC"}
 LAST_ROWS = 64  # as many as the largest unit of a JPEG has
 
 # Bytes that Pillow stores for a pixel; four in the modes that are not here.
@@ -169,7 +169,7 @@ def opened(data: bytes, field: str, max_pixels: int) -> Iterator[Opened]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = _open(data)
-            kind = f"{NAMES.get(found.image.format or '', found.image.format)} image"
+            kind = f"{FORMAT_NAMES.get(found.image.format or '', found.image.format)} image"
             with found.image:
                 _check_size(found.image.size, field, max_pixels)
                 yield found

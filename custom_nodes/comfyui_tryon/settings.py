@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     exit_when_failed: bool = False
     log_format: Literal["text", "json"] = "text"
     locked: bool = False
+    packs: str = ""
     # Names that other platforms have for the routes: start.sh serve sets the first, Vertex AI the others.
     sagemaker: bool = False
     health_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_HEALTH_ROUTE")] = None
@@ -61,6 +62,10 @@ class Settings(BaseSettings):
     def origins(self) -> Origins:
         """Returns the web pages that may call the API from a browser."""
         return Origins.parse(self.cors_origins)
+
+    def pack_names(self) -> list[str]:
+        """Returns the folders of the other node packs that a locked ComfyUI loads; start.sh passes them on."""
+        return [name for part in self.packs.split(",") if (name := part.strip())]
 
     def keys(self) -> Keys:
         return Keys.parse(self.api_key.get_secret_value()) if self.api_key else Keys({})

@@ -104,6 +104,23 @@ def test_start_sh_opens_no_port_without_the_lock(tmp_path, engine, name, mode):
     ends_closed(tmp_path, command, {"COMFYUI_DIR": "" if engine == EMBEDDED else engine}, cause)
 
 
+@pytest.mark.parametrize("folder", FOLDERS[-1:], ids=lambda folder: folder.name)
+def test_a_pack_that_is_not_there_fails_the_start(tmp_path, folder):
+    checkpoint.write(DEMO_MODELS)
+    cause = Cause("TRYON_PACKS names 'no_such_pack'", {"TRYON_PACKS": "no_such_pack"})
+    ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": str(folder)}, cause)
+
+
+@pytest.mark.parametrize(
+    ("packs", "told"),
+    [("a_pack", "set COMFYUI_DIR, or unset TRYON_PACKS"), ("--listen", "list folders"), ("../x", "list")],
+)
+def test_packs_that_cannot_be_loaded_fail_the_start_before_anything_else(tmp_path, packs, told):
+    checkpoint.write(DEMO_MODELS)
+    cause = Cause(told, {"TRYON_PACKS": packs})
+    ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": ""}, cause)
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 @pytest.mark.parametrize("option", ["--whitelist-custom-nodes", "--white"])
 def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder, option):

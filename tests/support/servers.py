@@ -149,6 +149,5 @@ def probe_server(engine: str, folder: Path, environment: dict[str, str] = {}, mo
     paths = folder / "paths.yaml"
     paths.write_text(f"probe:\n  custom_nodes: {packs}\n")
     extra = ("--", "--extra-model-paths-config", str(paths))
-    if mode != "--dev":
-        extra += ("--whitelist-custom-nodes", "comfyui_tryon", "probe")
+    environment |= {"TRYON_PACKS": "probe"}  # without effect in --dev, which loads every pack
     return running(engine, folder / "log.txt", environment, mode, extra, **options)

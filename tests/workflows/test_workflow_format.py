@@ -422,7 +422,7 @@ PRIMITIVE_ON_SOCKET = graph(
 
 
 REFUSED = {
-    "unknown class": (graph(node(3, "Gone", [1], title="My node")), "3", "'My node'.*install the pack"),
+    "unknown class": (graph(node(3, "Gone", [1], title="My node")), "3", "'My node'.*Put the node pack"),
     "group node": (graph(node(3, "workflow>Edit")), "3", "legacy group node"),
     "missing definition": (graph(node(3, SUBGRAPH)), "3", "definition is not in the file"),
     "too many values": (graph(node(3, "EmptyLatentImage", [1, 2, 3, 4])), "3", "1 more than"),

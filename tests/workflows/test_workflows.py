@@ -322,7 +322,8 @@ def test_links_and_what_is_no_file_are_refused_and_nothing_outside_is_read(workf
         assert str(tmp_path) not in str(refusal.value)
     with pytest.raises(KeyError):
         get(workflows, "nowhere")
-    assert {listed.name for listed in workflows.describe("a").workflows} == {"out", "device", "loop", "folder", "pipe"}
+    listed = {found.name for found in workflows.describe("a").workflows}
+    assert listed == {"out", "device", "loop", "folder", "pipe", "nowhere.json"}
     write(tmp_path, "target", DEMO)
     (tmp_path / "inside.json").symlink_to("target.json")
     assert get(workflows, "inside").name == "inside"

@@ -9,6 +9,7 @@ from typing import Any
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..schema import IMAGE_FIELDS, PARAMETERS, BoundWorkflow, TryonRequest
+from .advice import no_output, no_place
 from .format import WorkflowInvalid
 from .parameters import Seeding, limits, seeding
 
@@ -131,10 +132,8 @@ def _find_inputs(graph: Graph) -> dict[str, list[str]]:
             inputs.setdefault(field, []).append(node)
     for field in REQUIRED_IMAGES:
         if field not in inputs:
-            titles = " or ".join(repr(title) for title, bound in TITLES.items() if bound == field)
-            raise WorkflowInvalid(
-                f"it has no place for {field}: add a {INPUT_CLASSES[field]} node, or title a LoadImage {titles}"
-            )
+            titles = [title for title, bound in TITLES.items() if bound == field]
+            raise WorkflowInvalid(no_place(graph, field, titles, INPUT_CLASSES[field]))
     return inputs
 
 
@@ -156,7 +155,7 @@ def _find_shown(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
         if entry["class_type"] in IMAGE_OUTPUTS and is_link(images) and images[0] in results:
             shown.setdefault(tuple(images), []).append(node)
     if not shown:
-        raise WorkflowInvalid("it has no output that depends on both images: add a TryOnOutput node to the result")
+        raise WorkflowInvalid(no_output(graph, results))
     saved = [nodes for nodes in shown.values() if any(graph[node]["class_type"] == "SaveImage" for node in nodes)]
     return [nodes[0] for nodes in saved or shown.values()]
 

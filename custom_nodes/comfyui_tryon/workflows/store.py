@@ -1,11 +1,9 @@
 """Keeps a folder of workflow files: reads them when they change, publishes new ones, withdraws them."""
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
-import re
 import stat
 import tempfile
 import threading
@@ -13,40 +11,18 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..engine.interface import Engine
 from ..schema import BoundWorkflow, WorkflowList
-from ..settings import WORKFLOW_NAME
-from .binding import Workflow, bind
+from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid, to_prompt
+from .parsing import LoadImage, parse_workflow, parsed_json
+from .unservable import NAME, PAGE_FOLDER, unservable
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(WORKFLOW_NAME)
 MAX_BYTES = 4_000_000  # a file of 500 nodes has 1 MB
-# Holds the page's own graph where the file that is served is an API prompt that the graph does not convert to.
-PAGE_FOLDER = "page"
-
-
-class LoadImage:
-    """Stands for ComfyUI's LoadImage where an engine lacks it: conversion needs its inputs, binding replaces it."""
-
-    RETURN_TYPES = ("IMAGE", "MASK")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict:
-        return {"required": {"image": ([], {"image_upload": True})}}
-
-
-def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> Workflow:
-    """Converts and binds the workflow in a file's content.
-
-    Raises:
-        WorkflowInvalid: it is not a workflow, or lacks a person, a garment or an output.
-    """
-    return bind(name, hashlib.sha256(data).hexdigest()[:12], to_prompt(_json(data), node_classes), node_classes)
 
 
 class Workflows:
@@ -63,6 +39,8 @@ class Workflows:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._pool = ThreadPoolExecutor(4, "workflow")
+        self._reported: set[tuple[str, str]] = set()
+        self._unservable()
 
     def names(self) -> list[str]:
         """Returns the names of all workflow files, sorted, including those that are refused."""
@@ -85,6 +63,8 @@ class Workflows:
     def describe(self, default: str) -> WorkflowList:
         """Describes all workflows for people; `default` is the name of the one for requests that name none.
 
+        Files that no request can ask for are listed by their file names, each with the reason.
+
         Reads the files that have changed: call it off the event loop.
         """
         described = []
@@ -98,7 +78,17 @@ class Workflows:
                 if found.workflow
                 else BoundWorkflow(name=name, default=name == default, problem=found.problem)
             )
+        described += [BoundWorkflow(name=name, default=False, problem=problem) for name, problem in self._unservable()]
         return WorkflowList(workflows=described)
+
+    def _unservable(self) -> list[tuple[str, str]]:
+        """Returns the files that no request can ask for, with the reasons, and logs each once."""
+        found = unservable(self._folder)
+        for name, problem in found:
+            if (name, problem) not in self._reported:
+                logger.error("Workflow file %r is not served: %s", name, problem)
+        self._reported = set(found)
+        return found
 
     def publish(self, name: str, body: bytes) -> Workflow:
         """Makes the web page's open graph the workflow called `name`, if it can serve. Call it off the event loop.
@@ -114,7 +104,7 @@ class Workflows:
         """
         if not NAME.fullmatch(name):
             raise WorkflowInvalid("its name must be 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
-        document = _json(body)
+        document = parsed_json(body)
         page, prompt = (document.get(key) if isinstance(document, dict) else None for key in ("workflow", "prompt"))
         if not isinstance(page, dict) or not isinstance(prompt, dict):
             raise WorkflowInvalid("send a JSON object with the page's graph as workflow and its API prompt as prompt")
@@ -280,10 +270,3 @@ def _executed(graph: Mapping[str, dict]) -> dict[str, tuple]:
 def _open_at_once(path: str, flags: int) -> int:
     """Opens without waiting for the writer of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise WorkflowInvalid(f"it is not JSON ({error})") from None

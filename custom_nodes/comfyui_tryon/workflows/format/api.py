@@ -3,11 +3,15 @@
 import copy
 from typing import Any
 
-from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, describe, is_id, is_int, shown, unknown_class
+from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, describe, is_id, is_int, shown
+from .missing import missing
 
 
-def normalised(document: dict, node_classes: NodeClasses) -> dict[str, dict]:
-    """Returns an API export as a prompt: unwrapped, every node titled, fields that the executor ignores left out."""
+def normalised(document: dict, node_classes: NodeClasses) -> tuple[dict[str, dict], dict[str, WorkflowInvalid]]:
+    """Returns an API export as a prompt: unwrapped, every node titled, fields that the executor ignores left out.
+
+    The second value says, by node id, what is wrong with single nodes.
+    """
     for wrapper in ("prompt", "output"):
         inner = document.get(wrapper)
         if isinstance(inner, dict) and "class_type" not in inner:
@@ -17,7 +21,8 @@ def normalised(document: dict, node_classes: NodeClasses) -> dict[str, dict]:
         raise WorkflowInvalid("the workflow is empty: add nodes and save it again")
     if len(document) > MAX_NODES:
         raise WorkflowInvalid(f"the workflow has {len(document)} nodes, more than {MAX_NODES}")
-    prompt = {}
+    prompt: dict[str, dict] = {}
+    faults: dict[str, WorkflowInvalid] = {}
     for node_id, node in document.items():
         if not isinstance(node, dict) or "class_type" not in node:
             raise WorkflowInvalid(
@@ -32,13 +37,14 @@ def normalised(document: dict, node_classes: NodeClasses) -> dict[str, dict]:
         title = meta.get("title") if isinstance(meta, dict) else None
         title = title if isinstance(title, str) else class_type
         if class_type not in node_classes:
-            raise unknown_class(node_id, class_type, title)
-        prompt[node_id] = {
-            "class_type": class_type,
-            "inputs": {name: _input(value, name, node_id, class_type) for name, value in inputs.items()},
-            "_meta": {"title": title},
-        }
-    return prompt
+            faults[node_id] = missing(node_id, class_type, title, node_classes)
+        prompt[node_id] = {"class_type": class_type, "inputs": {}, "_meta": {"title": title}}
+        for name, value in inputs.items():
+            try:
+                prompt[node_id]["inputs"][name] = _input(value, name, node_id, class_type)
+            except WorkflowInvalid as error:
+                faults.setdefault(node_id, error)
+    return prompt, faults
 
 
 def _input(value: Any, name: str, node_id: str, class_type: str) -> Any:

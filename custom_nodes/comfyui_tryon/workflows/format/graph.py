@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .checks import MAX_NODES, WorkflowInvalid, describe, is_id, is_int, shown
+from .kinds import USE_EVERYWHERE
 
 MAX_LINKS = 20_000
 MAX_SLOTS = 500  # inputs or outputs of one node
 MAX_NESTING = 32  # subgraphs within subgraphs
 MAX_TYPE_LENGTH = 1_000
 NEVER, BYPASS = 2, 4  # modes of a node
-NOTES = frozenset({"Note", "MarkdownNote"})
-VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}  # exist only in the page; a prompt never has them
 INPUT_PANEL, OUTPUT_PANEL = "-10", "-20"  # a subgraph's two ends, as its links name them
 
 
@@ -25,6 +24,7 @@ class Slot:
     type: str
     link: int | None = None
     widget: bool = False
+    fault: str | None = None  # what is wrong with its link, which matters only where the link is followed
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Graph:
     inputs: list[Slot]
     outputs: list[Slot]
     input_targets: list[list[tuple[Node, Slot]]]  # per subgraph input, the inner inputs it feeds
+    broadcast: frozenset[str] = frozenset()  # the types that Use Everywhere nodes send to inputs which the file omits
 
     def input_index(self, name: str) -> int | None:
         return self._indices.get(name)
@@ -172,27 +173,56 @@ def parse_graph(raw: dict, where: str) -> Graph:
         for key in ("inputs", "outputs")
     }
     graph = Graph(where, nodes, links, ends["inputs"], ends["outputs"], [[] for _ in ends["inputs"]])
+    _add_everywhere_links(graph, raw.get("extra"))
     _check_links(graph)
     _find_subgraph_ends(graph, raw)
     return graph
 
 
+def _add_everywhere_links(graph: Graph, extra: Any) -> None:
+    """Adds the links that the Use Everywhere pack makes when the page queues, each to an input that has no other."""
+    made = extra.get("ue_links") if isinstance(extra, dict) else None
+    if not isinstance(made, list):
+        senders = [node for node in graph.nodes.values() if node.active and USE_EVERYWHERE.match(node.type)]
+        graph.broadcast = frozenset(slot.type for node in senders for slot in node.inputs if slot.link is not None)
+        return
+    for raw in made:
+        fields = raw if isinstance(raw, dict) else {}
+        origin, target = (str(fields.get(key)) for key in ("upstream", "downstream"))
+        origin_slot, target_slot = (fields.get(f"{end}stream_slot", "") for end in ("up", "down"))
+        if not is_int(origin_slot) or not is_int(target_slot) or ":" in origin or ":" in target:
+            raise WorkflowInvalid(
+                f"{graph.name} has a link of the Use Everywhere pack that only the page can make ({shown(raw)}): turn "
+                "such links into real ones (the pack's menu offers that), or export the workflow in the API format"
+            )
+        link_id = min(graph.links, default=0) - 1
+        if target == OUTPUT_PANEL:
+            graph.links[link_id] = Link(origin, origin_slot, target, target_slot)
+        elif target in graph.nodes and 0 <= target_slot < len(graph.nodes[target].inputs):
+            slot = graph.nodes[target].inputs[target_slot]
+            if slot.link is None:
+                graph.links[link_id] = Link(origin, origin_slot, target, target_slot)
+                slot.link = link_id
+
+
 def _check_links(graph: Graph) -> None:
     for node in graph.nodes.values():
         for slot in node.inputs:
-            if slot.link is None:
-                continue
-            link = graph.links.get(slot.link)
-            if link is None or link.target != node.id:
-                raise node.error(f"input {shown(slot.name)} refers to link {slot.link}, which does not lead to it")
-            if link.origin == INPUT_PANEL:
-                if not 0 <= link.origin_slot < len(graph.inputs):
-                    raise node.error(f"input {shown(slot.name)} is linked to a subgraph input that does not exist")
-            elif link.origin not in graph.nodes:
-                raise node.error(
-                    f"input {shown(slot.name)} is linked to node {shown(link.origin)}, which does not exist: "
-                    "connect it again"
-                )
+            if slot.link is not None:
+                slot.fault = _link_fault(graph, node, slot)
+
+
+def _link_fault(graph: Graph, node: Node, slot: Slot) -> str | None:
+    link = graph.links.get(slot.link) if slot.link is not None else None
+    if link is None or link.target != node.id:
+        return f"input {shown(slot.name)} refers to link {slot.link}, which does not lead to it: connect it again"
+    if link.origin == INPUT_PANEL:
+        if not 0 <= link.origin_slot < len(graph.inputs):
+            return f"input {shown(slot.name)} is linked to a subgraph input that does not exist: connect it again"
+    elif link.origin not in graph.nodes:
+        origin = shown(link.origin)
+        return f"input {shown(slot.name)} is linked to node {origin}, which does not exist: connect it again"
+    return None
 
 
 def _find_subgraph_ends(graph: Graph, raw: dict) -> None:
@@ -207,12 +237,12 @@ def _find_subgraph_ends(graph: Graph, raw: dict) -> None:
     }
     for link_id in sorted(graph.links, key=lambda link_id: order.get(link_id, len(order))):
         link = graph.links[link_id]
-        if link.origin == INPUT_PANEL and link_id in claimed:
+        if link.origin == INPUT_PANEL and link_id in claimed and not claimed[link_id][1].fault:
             graph.input_targets[link.origin_slot].append(claimed[link_id])
         elif link.target == OUTPUT_PANEL and 0 <= link.target_slot < len(graph.outputs):
             output = graph.outputs[link.target_slot]
             if link.origin not in graph.nodes and link.origin != INPUT_PANEL:
-                raise WorkflowInvalid(f"{graph.name}: the output {shown(output.name)} is not linked to a node")
+                output.fault = f"{graph.name}: the output {shown(output.name)} is not linked to a node"
             output.link = link_id if output.link is None else output.link
 
 

@@ -1,10 +1,11 @@
 """Follows links to what feeds an input: through reroutes, bypassed nodes and the two ends of subgraphs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import has_output
-from .graph import BYPASS, INPUT_PANEL, NEVER, NOTES, Node, Slot, slot_type
+from .checks import WorkflowInvalid, has_output, shown
+from .graph import BYPASS, INPUT_PANEL, NEVER, Node, Slot, slot_type
+from .kinds import NOTES, is_page_only, setter_of
 from .subgraphs import Scope, Subgraphs
 from .widgets import WidgetReader
 
@@ -83,6 +84,8 @@ class Links:
     def _before_input(self, at: _AtInput) -> _Position | Source:
         if at.slot.link is None:
             return None
+        if at.slot.fault:
+            raise at.node.error(at.slot.fault)
         link = at.scope.graph.links[at.slot.link]
         if link.origin == INPUT_PANEL:
             return self._outside(at.scope, link.origin_slot)
@@ -97,21 +100,50 @@ class Links:
         if node.mode == BYPASS:
             slot = self._bypass_slot(node, at.index, at.wanted)
             return None if slot is None else _AtInput(scope, node, slot)
-        if node.type == "Reroute":
-            return _AtInput(scope, node, node.inputs[0], at.wanted) if node.inputs else None
         if node.type in self._subgraphs.definitions:
             return self._inside(at)
+        if is_page_only(node.type, self._widgets.node_classes):
+            return self._through(at)
         return NodeOutput(scope.prefix + node.id, at.index)
+
+    def _through(self, at: _AtOutput) -> _Position | None:
+        """Steps through a node of the page: to what feeds its Set node, or its own input beside the output."""
+        scope, node = at.scope, at.node
+        setter = setter_of(node.type)
+        if setter:
+            scope, node = self._set_node(at, setter)
+        index = 0 if setter else at.index
+        return _AtInput(scope, node, node.inputs[index], at.wanted) if 0 <= index < len(node.inputs) else None
+
+    def _set_node(self, at: _AtOutput, setter: str) -> tuple[Scope, Node]:
+        """Returns the Set node of a Get node's name: the first in its own graph, else the only one around it."""
+        name = _constant(at.node)
+        found: list[tuple[Scope, Node]] = []
+        scope: Scope | None = at.scope
+        while scope and name:
+            same = [node for node in scope.graph.nodes.values() if node.type == setter and _constant(node) == name]
+            found += [(scope, node) for node in same]
+            if same and scope is at.scope:
+                return found[0]
+            scope = scope.parent
+        if len(found) != 1:
+            raise at.node.error(
+                f"{'no' if not found else 'more than one'} Set node has its name {shown(name)}: choose the name in the "
+                "web page, or export the workflow in the API format"
+            )
+        return found[0]
 
     def _inside(self, at: _AtOutput) -> _Position | Source:
         """Steps from an output of a subgraph node to what feeds it inside."""
         inner = at.scope.children[at.node.id]
         if not 0 <= at.index < len(inner.graph.outputs):
             raise at.node.error(f"a link starts at output {at.index}, which its subgraph lacks: connect it again")
-        link_id = inner.graph.outputs[at.index].link
-        if link_id is None:
+        output = inner.graph.outputs[at.index]
+        if output.fault:
+            raise WorkflowInvalid(output.fault)
+        if output.link is None:
             return None
-        link = inner.graph.links[link_id]
+        link = inner.graph.links[output.link]
         if link.origin == INPUT_PANEL:
             return self._outside(inner, link.origin_slot)
         return _AtOutput(inner, inner.graph.nodes[link.origin], link.origin_slot, at.wanted)
@@ -124,6 +156,8 @@ class Links:
         slot = self._host_slots(scope.host)[index]
         if slot.link is not None:
             return _AtInput(scope.parent, scope.host, slot)
+        if scope.fault:
+            raise scope.fault
         return Value(scope.host_values[index]) if index in scope.host_values else None
 
     def _host_slots(self, host: Node) -> list[Slot]:
@@ -132,7 +166,8 @@ class Links:
             slots = [Slot(slot.name, slot.type) for slot in self._subgraphs.definitions[host.type].inputs]
             for own in host.inputs:
                 if own.link is not None:
-                    slots[self._subgraphs.host_index(host, own)].link = own.link
+                    slot = slots[self._subgraphs.host_index(host, own)]
+                    slot.link, slot.fault = own.link, own.fault
             self._slots[host] = slots
         return self._slots[host]
 
@@ -164,7 +199,8 @@ class Links:
             slots = []
             for spec in ordered:
                 saved = own.pop(spec.name, None) or Slot(spec.name, spec.type)
-                slots.append(Slot(spec.name, saved.type if spec.type.startswith("COMFY_") else spec.type, saved.link))
+                saved_type = saved.type if spec.type.startswith("COMFY_") else spec.type
+                slots.append(replace(saved, name=spec.name, type=saved_type))
             self._slots[node] = slots + list(own.values())
         return self._slots[node]
 
@@ -179,6 +215,12 @@ class Links:
             return saved
         declared = slot_type(node_class.RETURN_TYPES[output])
         return saved if declared.startswith("COMFY_") else declared
+
+
+def _constant(node: Node) -> str | None:
+    """Returns the name by which Set and Get nodes find each other."""
+    value = node.values[0] if isinstance(node.values, list) and node.values else None
+    return value if isinstance(value, str) else None
 
 
 def _primitive_value(scope: Scope, node: Node) -> Any:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import shown
-from .graph import VIRTUAL, Graph, Node, Slot
+from .checks import WorkflowInvalid, shown
+from .graph import Graph, Node, Slot
+from .kinds import is_page_only
 from .widgets import WidgetReader
 
 HELPERS = frozenset({"control_after_generate", "control_filter_list", "upload"})  # widgets that the page never sends
@@ -22,6 +23,7 @@ class Scope:
     children: dict[str, "Scope"] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # inner node to widget to promoted value
     host_values: dict[int, Any] = field(default_factory=dict)  # subgraph input to the value of its promoted widget
+    fault: WorkflowInvalid | None = None  # why the values of the widgets inside are not known
 
 
 class Subgraphs:
@@ -39,17 +41,20 @@ class Subgraphs:
 
     def is_virtual(self, node: Node) -> bool:
         """Whether the node exists only in the page, so that a prompt never has it."""
-        return node.type in self.definitions or node.type in VIRTUAL
+        return node.type in self.definitions or is_page_only(node.type, self._widgets.node_classes)
 
     def enter(self, parent: Scope, host: Node) -> Scope:
         """Returns the scope of a subgraph node's inner graph, with its promoted values."""
-        scope = Scope(self.definitions[host.type], f"{parent.prefix}{host.id}:", parent, host)
-        scope.host_values = dict(self._values_of(host))
-        for (node_id, name), value in _promotions(host):
-            self._promote(scope, host, node_id, name, value)
-        for name, value in parent.overrides.get(host.id, {}).items():
-            self._promote(scope, host, "-1", name, value)
+        scope = Scope(self.definitions[host.type], f"{parent.prefix}{host.id}:", parent, host, fault=parent.fault)
         parent.children[host.id] = scope
+        try:
+            scope.host_values = dict(self._values_of(host))
+            for (node_id, name), value in _promotions(host):
+                self._promote(scope, host, node_id, name, value)
+            for name, value in parent.overrides.get(host.id, {}).items():
+                self._promote(scope, host, "-1", name, value)
+        except WorkflowInvalid as error:  # which matters only if an output depends on a node inside
+            scope.fault = scope.fault or error
         return scope
 
     def host_index(self, host: Node, slot: Slot) -> int:

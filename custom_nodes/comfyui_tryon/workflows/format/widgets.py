@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import NodeClasses, WorkflowInvalid, is_int, shown, unknown_class
+from .checks import NodeClasses, WorkflowInvalid, is_int, shown
 from .graph import Node, slot_type
+from .missing import missing
 
 SAVED_KINDS = frozenset(
     "INT FLOAT STRING BOOLEAN COMBO COLOR COLORS CURVE RANGE BOUNDING_BOX BOUNDING_BOXES TEXTAREA MARKDOWN PAINTER "
@@ -194,7 +195,7 @@ class WidgetReader:
         """Returns the inputs of the node's class."""
         if node.type not in self._inputs:
             if node.type not in self.node_classes:
-                raise unknown_class(node.id, node.type, node.title)
+                raise missing(node.id, node.type, node.title, self.node_classes, node.properties)
             try:
                 self._inputs[node.type] = inputs_of_spec(self.node_classes[node.type].INPUT_TYPES())
             except Exception as error:  # third-party code

@@ -1,0 +1,45 @@
+"""Makes a workflow of a file's content: parses, converts and binds it, and checks the nodes that its outputs need."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .app_mode import bound_by_app
+from .binding import Workflow, bind
+from .format import WorkflowInvalid, convert
+
+
+class LoadImage:
+    """Stands for ComfyUI's LoadImage where an engine lacks it: conversion needs its inputs, binding replaces it."""
+
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"image": ([], {"image_upload": True})}}
+
+
+def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> Workflow:
+    """Converts and binds the workflow in a file's content.
+
+    Raises:
+        WorkflowInvalid: it is not a workflow, or lacks a person, a garment or an output.
+    """
+    draft = convert(parsed_json(data), node_classes)
+    try:
+        workflow = bind(
+            name, hashlib.sha256(data).hexdigest()[:12], bound_by_app(draft.prompt, draft.app), node_classes
+        )
+    except WorkflowInvalid as error:
+        raise draft.explained(error) from None
+    draft.check(workflow.graph)
+    return workflow
+
+
+def parsed_json(data: bytes) -> Any:
+    """Parses JSON, or raises WorkflowInvalid."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WorkflowInvalid(f"it is not JSON ({error})") from None
