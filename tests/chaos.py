@@ -213,8 +213,8 @@ def many(engine: str, count: int, folder: Path) -> bool:
             print(f"| {sent} | {figures} |", flush=True)
             if sent >= SETTLED_REQUESTS:
                 seen.append(held)
+        first, last = seen[0], quiet(server, seen[0])
     print(dict(statuses))
-    first, last = seen[0], seen[-1]
     return (
         last.memory - first.memory < GROWN_MB * 1e6
         and last.descriptors <= first.descriptors

@@ -175,3 +175,12 @@ async def test_unlocked_the_hosts_connections_are_left_alone(api):
     raw = await connect(client)
     raw.send(b"\0\r\n\r\n")
     assert b"text/plain" in await raw.rest()
+
+
+async def test_a_connection_that_is_closed_after_a_compressed_body_is_said_to_be(api, grey):
+    """A client that kept it would lose its next request."""
+    client = await api(locked=True)
+    async with client.post("/api/v1/tryon", data=b"x" * 100, headers={"Content-Encoding": "gzip"}) as reply:
+        assert reply.status == 415 and reply.headers["Connection"] == "close"
+    async with client.post("/api/v1/tryon", json=grey) as reply:
+        assert reply.status == 200 and "Connection" not in reply.headers

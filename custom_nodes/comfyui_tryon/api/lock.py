@@ -57,10 +57,13 @@ async def _not_found(request: web.Request) -> web.StreamResponse:
 
 async def _send(request: web.Request, response: web.StreamResponse) -> None:
     """Waits until the client has received all of the response, so that a draining worker knows when it may end."""
+    compressed = "Content-Encoding" in request.headers
     with contextlib.suppress(ConnectionError):
+        if compressed and not response.prepared:
+            response.force_close()  # says so, or the client would send its next request here and lose it
         await response.prepare(request)
         await response.write_eof()
-        if "Content-Encoding" in request.headers:  # aiohttp would inflate what is left of the body
+        if compressed:  # aiohttp would inflate what is left of the body
             request.protocol.force_close()
         elif request.transport is not None:
             request.transport.set_write_buffer_limits(0)
