@@ -9,7 +9,7 @@ from comfyui_tryon import images
 from PIL import Image, ImageCms, features
 from support.images import to_bytes
 
-pyvips = pytest.importorskip("pyvips", reason="pyvips-binary has no wheel for this machine: THE IMAGE TABLE IS NOT TESTED")
+pyvips = pytest.importorskip("pyvips", reason="no pyvips-binary for this machine: THE IMAGE TABLE IS NOT TESTED")
 
 SIDE = (80, 64)
 rows, columns = np.mgrid[0 : SIDE[1], 0 : SIDE[0]]
