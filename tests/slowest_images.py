@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 
+import pillow_heif
 from comfyui_tryon.decoding import pool
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.errors import ApiError
@@ -74,6 +75,13 @@ def bmp_of_runs() -> bytes:
     return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + header + palette + b"\1\0" * (BODY // 2 - 1000)
 
 
+def heic(mode: str) -> bytes:
+    image = Image.effect_noise((250, 188), 90).resize((2000, 1500), Image.Resampling.BICUBIC).convert(mode)
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, quality=60)
+    return buffer.getvalue()
+
+
 CASES: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: saved("JPEG", noise=True, quality=90),
     "jpeg progressive": lambda: saved("JPEG", noise=True, quality=90, progressive=True, subsampling=0),
@@ -102,6 +110,9 @@ CASES: dict[str, Callable[[], bytes]] = {
     "webp alpha lossless": lambda: saved("WEBP", "RGBA", (4000, 3000), lossless=True, method=0, quality=0),
     "webp lossless": lambda: saved("WEBP", "RGB", (4000, 3000), noise=True, lossless=True, method=0, quality=0),
     "avif": lambda: saved("AVIF", "RGB", (4000, 3000), noise=True, speed=10),
+    "heic": lambda: heic("RGB"),
+    "heic alpha": lambda: heic("RGBA"),
+    "jpeg without end": lambda: saved("JPEG", noise=True, quality=90)[:-2],
     "avif alpha": lambda: saved("AVIF", "RGBA", (4000, 3000), speed=10),
 }
 
@@ -125,7 +136,7 @@ class MemoryWatch:
 
 async def attempt(name: str) -> str:
     data = CASES[name]()
-    decoder, memory, result, promised = Decoder(8_000_000_000, 50_000_000), MemoryWatch(), "decoded", 0
+    decoder, memory, result, promised = Decoder(8_000_000_000, 64_000_000), MemoryWatch(), "decoded", 0
     watching = asyncio.ensure_future(memory.watch())
     start = time.perf_counter()
     with decoder.share() as share:

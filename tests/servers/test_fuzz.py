@@ -24,6 +24,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -183,6 +184,9 @@ def pictures() -> dict[str, bytes]:
     if features.check("avif"):
         modes["AVIF"] = ("RGB", "RGBA")
     found = {f"{format} {mode}": to_bytes(images[mode], format) for format in modes for mode in modes[format]}
+    heic = io.BytesIO()
+    pillow_heif.from_pillow(rgb).save(heic)
+    found["HEIC RGB"] = heic.getvalue()
     found["PNG interlaced"] = to_bytes(rgb, "PNG", interlace=1)
     found["JPEG progressive"] = to_bytes(rgb, "JPEG", progressive=True)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
@@ -573,9 +577,10 @@ def test_large_pictures_leave_nothing_behind(target):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     clear = to_bytes(Image.new("RGBA", (1600, 1300), (9, 8, 7, 128)), icc_profile=profile, compress_level=1)
     grey = to_bytes(Image.fromarray(np.full((1600, 1300), 4000, np.uint16)), compress_level=1)
+    mask = to_bytes(Image.new("RGBA", (1600, 1300), (255, 255, 255, 128)), compress_level=1)
     for number in range(6):
         reply = target.post(
-            files={"person_image": clear, "garment_image": grey, "mask_image": clear},
+            files={"person_image": clear, "garment_image": grey, "mask_image": mask},
             data={"width": "64", "height": "64", "num_inference_steps": "1"},
         )
         assert reply.status_code == 200

@@ -10,8 +10,9 @@ import re
 import struct
 from collections.abc import Callable
 
+from .structure import MAX_SEGMENTS
+
 EXIF = b"Exif\0\0"
-MAX_HEAD_BYTES = 1_000_000
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 # The first boxes of a film, four bytes behind their own beginning.
@@ -27,12 +28,15 @@ def without_exif(data: bytes) -> tuple[bytes, bytes]:
 
     Pillow reads the resolution from EXIF when it opens a file, and fails at odd tags.
     """
-    block, place = b"", -1
-    while (place := data.find(EXIF, place + 1, MAX_HEAD_BYTES)) >= 0:
-        if data[place - 4 : place - 2] == b"\xff\xe1":
-            size = int.from_bytes(data[place - 2 : place], "big")
-            block += data[place + len(EXIF) if block else place : place - 2 + size]
-            data = data[:place] + b"none" + data[place + 4 :]
+    block, position = b"", 2
+    for _ in range(MAX_SEGMENTS):
+        head = data[position : position + 4]
+        if len(head) < 4 or head[0] != 0xFF or head[1] == SCAN:
+            break
+        start, position = position + 4, position + 2 + int.from_bytes(head[2:], "big")
+        if head[1] == 0xE1 and data.startswith(EXIF, start):
+            block += data[start + len(EXIF) if block else start : position]
+            data = data[:start] + b"none" + data[start + 4 :]
     return data, block
 
 
