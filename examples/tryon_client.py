@@ -78,7 +78,7 @@ class TryOnImage:
     format: str
     width: int
     height: int
-    seed: int
+    seed: int | None
 
     def save(self, path: str | os.PathLike) -> None:
         Path(path).write_bytes(self.data)

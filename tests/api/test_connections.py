@@ -184,3 +184,37 @@ async def test_a_connection_that_is_closed_after_a_compressed_body_is_said_to_be
         assert reply.status == 415 and reply.headers["Connection"] == "close"
     async with client.post("/api/v1/tryon", json=grey) as reply:
         assert reply.status == 200 and "Connection" not in reply.headers
+
+
+async def half_closed(client, grey, accept: str) -> Raw:
+    """Sends a request and ends the sending side."""
+    body = json.dumps(grey).encode()
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(
+        b"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Accept: %b\r\nContent-Length: %d\r\n\r\n%b" % (accept.encode(), len(body), body)
+    )
+    writer.write_eof()
+    await client.until(lambda: client.engine.runs)
+    return Raw(reader, writer)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_who_ends_the_sending_side_still_gets_the_reply(api, grey, accept):
+    client = await api(locked=True)
+    client.engine.holds = True
+    raw = await half_closed(client, grey, accept)
+    assert await raw.reader.readline() in (b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.1 200 OK\r\n")
+    client.engine.finish(client.engine.runs[0])
+    reply = await raw.rest()
+    assert b'"images":[' in reply and b'"error"' not in reply
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_who_ends_both_sides_cancels_the_request(api, grey, accept):
+    client = await api(locked=True)
+    client.engine.holds = True
+    raw = await half_closed(client, grey, accept)
+    raw.writer.close()
+    await client.until(client.engine.runs[0].finished.done)
+    await client.until(lambda: client.parts._tryon.depth == 0)

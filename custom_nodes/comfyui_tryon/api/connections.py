@@ -70,6 +70,7 @@ class _Connection(asyncio.Protocol):
         self._connections = connections
         self._content: StreamReader | None = None
         self.busy = False
+        self._ended = False  # the client sends nothing any more
         self.since = time.monotonic()
         self._heading = False
         self._head_end = b""
@@ -93,13 +94,18 @@ class _Connection(asyncio.Protocol):
                 self._connections.drop(self)
                 return
             self._inner.data_received(piece)
-            # aiohttp bounds this itself since 3.14; before, 60 MB of small requests became 1.4 GB of objects.
+            # aiohttp bounds it since 3.14; before, 60 MB of small requests became 1.4 GB of objects.
             if len(getattr(self._inner, "_messages", ())) > PIPELINED_REQUESTS:
                 self._connections.drop(self)
                 return
 
-    def eof_received(self) -> None:
-        self._inner.eof_received()
+    def eof_received(self) -> bool:
+        """Keeps the connection of a client that has ended its side behind a request, until that is answered."""
+        # Between the end of a head and the start of its handler, aiohttp takes a turn of the event loop or two.
+        self._ended = self.busy or (self._heading and self._head_end == b"\r\n\r\n")
+        if self.busy:
+            self._end_behind_reply()
+        return self._ended
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()
@@ -118,6 +124,8 @@ class _Connection(asyncio.Protocol):
         self.busy, self._heading = True, False
         self._content = content
         self._count = 0
+        if self._ended:
+            self._end_behind_reply()
 
     def end(self) -> None:
         self.busy = False
@@ -152,6 +160,10 @@ class _Connection(asyncio.Protocol):
     @property
     def head_waited_s(self) -> float:
         return time.monotonic() - self.since if self._heading and not self.busy else 0.0
+
+    def _end_behind_reply(self) -> None:
+        # the rest of a body will not come
+        (self.transport if self._receives_body() else self._inner).close()
 
     def _receives_body(self) -> bool:
         return self._content is not None and not self._content.is_eof()

@@ -12,7 +12,7 @@ from ..engine.interface import Progress
 from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
-from .replies import EVENT_STREAM, check_connected, event, json_reply
+from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply
 from .routes import CALLER, HEADERS, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
@@ -71,7 +71,8 @@ async def _next_event(
         except asyncio.TimeoutError:
             check_connected(request)
         silence += POLL_S
-        if silence >= KEEP_ALIVE_S and response.prepared:
+        # also to who has ended its sending side: whether it still reads is seen by sending only
+        if response.prepared and (silence >= KEEP_ALIVE_S or has_hung_up(request)):
             await response.write(b": keep-alive\n\n")
             silence = 0.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pybase64
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ..errors import ApiError
 from ..pending import Result
@@ -15,6 +15,9 @@ from ..schema import Image, ImageFormat, Output, TryonReply, WorkflowVersion, fo
 from ..weights.search import demo_notice
 
 Value = TypeVar("Value")
+
+# Set on a request whose client was sent something, to find out whether anybody is there.
+PROBED: Any = web.RequestKey("tryon_probed", bool) if hasattr(web, "RequestKey") else "tryon_probed"
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 EVENT_STREAM = "text/event-stream"
@@ -56,20 +59,42 @@ def check_connected(request: web.Request) -> None:
 
 
 def has_gone(request: web.Request) -> bool:
-    """Says whether the client has hung up, as far as the system knows.
+    """Says whether the client has closed its connection, as far as the system knows.
+
+    Who has only ended the sending side may still read. The same is all that is seen of somebody who has closed both,
+    until something is sent there; an interim reply is what every client of HTTP/1.1 passes over.
+    """
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return True
+    events = _poll(transport)
+    if not events:
+        return False
+    if events & (select.POLLERR | select.POLLHUP) or request.version < HttpVersion11:
+        return True
+    if PROBED not in request and not request.writer.output_size:
+        request[PROBED] = True
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return False
+
+
+def has_hung_up(request: web.Request) -> bool:
+    """Says whether the client sends nothing any more.
 
     The transport alone may not know it yet. It never does while aiohttp has stopped reading, because the client has
     sent something behind its request.
     """
     transport = request.transport
-    if transport is None or transport.is_closing():
-        return True
+    return transport is None or transport.is_closing() or bool(_poll(transport))
+
+
+def _poll(transport: asyncio.Transport) -> int:
     socket = transport.get_extra_info("socket")
     if socket is None or not hasattr(select, "POLLRDHUP"):
-        return False
+        return 0
     poll = select.poll()
     poll.register(socket, select.POLLRDHUP)  # a reset is reported unasked
-    return bool(poll.poll(0))
+    return next((events for _, events in poll.poll(0)), 0)
 
 
 async def off_loop_if_large(size: int, function: Callable[..., Value], *args: Any) -> Value:

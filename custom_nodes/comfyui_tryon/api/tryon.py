@@ -16,7 +16,7 @@ from . import body
 from .arrivals import Arrivals, Fields, Reader
 from .events import stream
 from .health import Health
-from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_gone, json_reply, wanted_type
+from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_hung_up, json_reply, wanted_type
 from .routes import CALLER, ID, OUTCOME, REQUEST_ID, Handler, Route
 from .shares import Shares, caller_of
 
@@ -101,7 +101,7 @@ class TryonApi:
         abandoned = [
             task
             for task, request in self._answering.items()
-            if (request[CALLER], request[REQUEST_ID]) == name and has_gone(request)
+            if (request[CALLER], request[REQUEST_ID]) == name and has_hung_up(request)
         ]
         for task in abandoned:
             task.cancel()
