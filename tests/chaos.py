@@ -12,6 +12,7 @@ import collections
 import concurrent.futures
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import httpx  # noqa: E402
 import numpy as np  # noqa: E402
 from servers.test_node_faults import CODES, write_workflows  # noqa: E402
 from support.chaos import VERDICTS, Client, Ledger, Life, Requests  # noqa: E402
-from support.servers import EMBEDDED, FOLDERS, Server, comfyui_version, probe_server  # noqa: E402
+from support.servers import EMBEDDED, FOLDERS, ROOT, Server, comfyui_version, probe_server  # noqa: E402
 from support.watching import MemoryPeak, Pings, Resources, resources  # noqa: E402
 
 CLIENTS = 10
@@ -149,7 +150,10 @@ class Chaos:
 
 def served(engine: str, folder: Path):
     """A locked demo server with workflows of all faults, and little memory for decoding."""
-    write_workflows(folder)
+    workflows = folder / "workflows"
+    workflows.mkdir()
+    shutil.copy(ROOT / "workflows/demo.json", workflows)
+    write_workflows(workflows)
     environment = {"TRYON_WORKFLOWS_DIR": str(folder / "workflows"), "TRYON_WORKFLOW": "demo"}
     return probe_server(engine, folder, environment | {"TRYON_DECODE_MB": str(DECODE_MB)})
 

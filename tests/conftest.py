@@ -1,15 +1,53 @@
+import json
+import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
+from comfyui_tryon.demo import SAMPLES, checkpoint
 from comfyui_tryon.engine import install
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from drawing import Pair, draw_pair
+from support import tiny_diffusion
 from support.images import to_base64
-from support.servers import FOLDERS, NONE_FOUND, ROOT, Server, comfyui_version, engines, probe_server
+from support.servers import (
+    DEMO_MODELS,
+    EMBEDDED,
+    FOLDERS,
+    NONE_FOUND,
+    ROOT,
+    Server,
+    comfyui_version,
+    engines,
+    probe_server,
+)
 
 install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in this process
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last_on_its_server: ends or breaks the server that other tests share")
+    checkpoint.write(DEMO_MODELS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Keeps the tests of an engine together, which share its servers, and puts those last that end one."""
+    yield  # pytest sorts too, by parameters
+    groups = {item: group(item.nodeid) for item in items}
+    order = {name: number for number, name in enumerate(dict.fromkeys(groups.values()))}
+    items.sort(key=lambda item: (order[groups[item]], _is_last(item)))
+
+
+def group(test: str) -> str:
+    """The engine that a test is about, or else its file."""
+    found = re.search(r"[\[\-](embedded|comfyui(-[\d.]+)?)[\]\-]", test)
+    return found[1] if found else test.partition("::")[0]
+
+
+def _is_last(item: pytest.Item) -> bool:
+    return item.get_closest_marker("last_on_its_server") is not None
 
 
 def pytest_report_header() -> str:
@@ -37,8 +75,32 @@ def server(engine, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     workflows = folder / "workflows"
     shutil.copytree(ROOT / "workflows", workflows)
-    with probe_server(engine, folder, {"TRYON_WORKFLOWS_DIR": str(workflows)}) as running_server:
+    paths = () if engine == EMBEDDED else (tiny_diffusion.write(folder / "models"),)
+    with probe_server(engine, folder, {"TRYON_WORKFLOWS_DIR": str(workflows)}, paths=paths) as running_server:
         running_server.workflows = workflows
+        yield running_server
+
+
+PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+
+
+@pytest.fixture(scope="session")
+def dev(engine, tmp_path_factory) -> Iterator[Server]:
+    """A ComfyUI with its web page in --dev, the probe's nodes and folders of its own."""
+    if engine == EMBEDDED:
+        pytest.skip("the embedded engine has no page")
+    folder = tmp_path_factory.mktemp("dev")
+    for name in ("user/default", "output", "temp"):
+        (folder / name).mkdir(parents=True)
+    (folder / "user/default/comfy.settings.json").write_text(json.dumps(PAGE_SETTINGS))
+    shutil.copytree(SAMPLES, folder / "input")
+    shutil.copytree(ROOT / "workflows", folder / "workflows")
+    options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
+    options.append(f"--database-url=sqlite:///{folder}/user/comfyui.db")
+    environment = {"TRYON_WORKFLOWS_DIR": str(folder / "workflows")}
+    with probe_server(engine, folder, environment, "--dev", arguments=options) as running_server:
+        running_server.folder = folder
+        running_server.workflows = folder / "workflows"
         yield running_server
 
 

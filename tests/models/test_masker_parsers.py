@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker
+from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker, densepose
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose, People
 from comfyui_tryon.masker.schp import Schp, _opencv_positions, _sample
@@ -84,8 +84,13 @@ def test_densepose_chooses_the_largest_on_request(eager_densepose):
     assert eager_densepose.parse(person_image(64, 2048)).chosen == 0
 
 
-def test_densepose_computes_in_its_own_dtype(eager_densepose):
+def test_densepose_computes_in_its_own_dtype(eager_densepose, monkeypatch):
+    """With fewer layers of a kind, proposals and pixels: many CPUs take half a minute for the others in bfloat16."""
+    monkeypatch.setattr(densepose, "_PROPOSALS", 20)
+    monkeypatch.setattr(densepose, "_LONG_SIDE", 300)
     low = copy.deepcopy(eager_densepose).to(torch.bfloat16)
+    for name in list(low.roi_heads.densepose_head)[1:]:
+        low.roi_heads.densepose_head[name] = nn.Identity()
     people = low.parse(person_image(64, 2048))
     assert len(people.boxes) and set(np.unique(people.labels)) == {0, 7}
 

@@ -107,14 +107,14 @@ class ProbeConstructor(ProbeFault):
 
 
 class ProbeValidation(ProbeFault):
-    """Raises, or takes seconds, where its inputs are checked."""
+    """Raises, or takes a second, where its inputs are checked."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, fault: str) -> bool:
         if fault == "error":
             raise RAISED["error"]()
         if fault == "sleep":
-            time.sleep(3)
+            time.sleep(1)
         return True
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from comfyui_tryon.demo import checkpoint
 from support.servers import (
     DEMO_MODELS,
     EMBEDDED,
@@ -23,9 +22,28 @@ from support.servers import (
     running,
     wait_until_ready,
 )
+from support.waiting import until
 
 GUARD = ROOT / "custom_nodes/comfyui_tryon/guard.py"
 REFUSED = "TRYON_LOCKED forbids ComfyUI"
+
+
+# Stands in for ComfyUI where that is not the subject: loads the pack as ComfyUI does, goes on without it, and serves.
+HOST = """
+import os, sys, traceback, types
+from aiohttp import web
+
+for name in ("comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "execution", "folder_paths",
+             "nodes", "server"):
+    sys.modules[name] = types.ModuleType(name)
+app = web.Application()
+sys.modules["server"].PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace(app=app))
+try:
+    import comfyui_tryon
+except Exception:
+    traceback.print_exc()
+web.run_app(app, host=os.environ["LISTEN"], port=int(os.environ["PORT"]))
+"""
 
 
 @dataclass
@@ -36,9 +54,11 @@ class Cause:
         broken: a package that raises this when it is imported.
         taken: whether another process has the port.
         told: what the log says.
+        host: what --demo starts: "ComfyUI", or HOST; plain start.sh has its check look into a real ComfyUI.
     """
 
     told: str
+    host: str = "ComfyUI"
     variables: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     broken: str = ""
@@ -46,11 +66,11 @@ class Cause:
 
 
 SETTINGS = {
-    "a bad setting": Cause("TRYON_MAX_QUEUE", {"TRYON_MAX_QUEUE": "lots"}),
-    "a bad key": Cause("TRYON_API_KEY", {"TRYON_API_KEY": " "}),
-    "an unclear lock": Cause("TRYON_LOCKED", {"TRYON_LOCKED": "perhaps"}),
-    "a package that does not import": Cause("broken on purpose", broken="ImportError('broken on purpose')"),
-    "a package that exits": Cause("", broken="SystemExit(1)"),
+    "a bad setting": Cause("TRYON_MAX_QUEUE", variables={"TRYON_MAX_QUEUE": "lots"}),
+    "a bad key": Cause("TRYON_API_KEY", HOST, {"TRYON_API_KEY": " "}),
+    "an unclear lock": Cause("TRYON_LOCKED", HOST, {"TRYON_LOCKED": "perhaps"}),
+    "a package that does not import": Cause("broken on purpose", HOST, broken="ImportError('broken on purpose')"),
+    "a package that exits": Cause("ended on purpose", HOST, broken="SystemExit('ended on purpose')"),
     "a taken port": Cause("PORT", taken=True),
 }
 ARGUMENTS = {"a bad flag": Cause("--no-such-flag", arguments=("--no-such-flag",))}
@@ -92,16 +112,37 @@ def ends_closed(tmp_path: Path, command: list[str], variables: dict[str, str], c
     assert cause.told in text
 
 
+def stand_in(folder: Path, comfyui: str) -> str:
+    """A folder that start.sh takes for that ComfyUI."""
+    folder.mkdir()
+    (folder / "main.py").write_text(HOST)
+    (folder / "requirements.txt").write_bytes(Path(comfyui, "requirements.txt").read_bytes())
+    return str(folder)
+
+
 @pytest.mark.parametrize("mode", ["--demo", ""], ids=["demo", "plain"])
 @pytest.mark.parametrize("name", [*SETTINGS, *ARGUMENTS])
 @pytest.mark.parametrize("engine", engines())
 def test_start_sh_opens_no_port_without_the_lock(tmp_path, engine, name, mode):
     if engine == EMBEDDED and name in ARGUMENTS:
         pytest.skip("there is no ComfyUI to pass them to")
-    checkpoint.write(DEMO_MODELS)
     cause = SETTINGS.get(name) or ARGUMENTS[name]
     command = [str(ROOT / "start.sh"), *([mode] if mode else []), *(["--"] if cause.arguments else [])]
-    ends_closed(tmp_path, command, {"COMFYUI_DIR": "" if engine == EMBEDDED else engine}, cause)
+    folder = "" if engine == EMBEDDED else engine
+    if folder and mode and cause.host == HOST:
+        folder = stand_in(tmp_path / "host", engine)
+    ends_closed(tmp_path, command, {"COMFYUI_DIR": folder}, cause)
+
+
+def test_the_stand_in_would_open_its_port(tmp_path):
+    """Without a lock to be in place it serves, whatever becomes of the pack."""
+    (tmp_path / "main.py").write_text(HOST)
+    (tmp_path / "comfyui_tryon.py").write_text("raise ImportError('broken on purpose')")
+    variables = {"TRYON_LOCKED": "0", "PYTHONPATH": str(tmp_path)}
+    command = (sys.executable, str(GUARD), str(tmp_path / "main.py"))
+    with running(EMBEDDED, tmp_path / "log.txt", variables, command=command, wait=False) as server:
+        until(lambda: is_open(int(server.url.rsplit(":", 1)[1])), "the stand-in opened no port")
+        assert "broken on purpose" in server.log()
 
 
 @pytest.mark.parametrize("folder", FOLDERS[-1:], ids=lambda folder: folder.name)
@@ -122,10 +163,10 @@ def test_packs_that_cannot_be_loaded_fail_the_start_before_anything_else(tmp_pat
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-@pytest.mark.parametrize("option", ["--whitelist-custom-nodes", "--white"])
-def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder, option):
+def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder):
     port = free_port()
-    arguments = ("--", option, "my_pack", "--port", str(port), "--listen", "127.0.0.1")
+    arguments = ("--", "--whitelist-custom-nodes", "my_pack", "--white", "another_pack")
+    arguments += ("--port", str(port), "--listen", "127.0.0.1")
     environment = {"TRYON_WARMUP": "0"}
     with running(str(folder), tmp_path / "log.txt", environment, arguments=arguments, wait=False) as server:
         given, server.url = server.url, f"http://127.0.0.1:{port}"

@@ -232,8 +232,8 @@ def test_out_of_memory_is_told_and_does_not_last(worker):
     assert works(worker)
 
 
-def test_deadline_then_sigterm_under_load(engine, tmp_path):
-    with fresh(engine, tmp_path, TRYON_TIMEOUT_S="5") as server, server.client() as client:
+def test_a_deadline_frees_the_executor_and_one_that_hangs_counts_as_dead(engine, tmp_path):
+    with fresh(engine, tmp_path, TRYON_TIMEOUT_S="4") as server, server.client() as client:
         late = started(server, "sleep", "late")
         until(lambda: time.monotonic() > late.sent + 2)  # else the deadline of the one behind passes with this one's
         behind = Sent(server, "none")
@@ -242,18 +242,8 @@ def test_deadline_then_sigterm_under_load(engine, tmp_path):
         error(client.post("/api/v1/tryon", json=body("sleep")), 504, "timeout")
         assert works(server) and client.get("/ping").status_code == 200
 
-        accepted = [Sent(server, "pause") for _ in range(3)]
-        until(lambda: depth(server) == 3)
-        server.process.send_signal(signal.SIGTERM)
-        until(lambda: client.get("/ping").status_code == 503)
-        assert client.get("/ping").json() == {"status": "draining"}
-        assert client.get("/readyz").status_code == 503 and client.get("/healthz").status_code == 200
-        refused = client.post("/api/v1/tryon", json=body("none"))
-        error(refused, 503, "draining")
-        assert refused.headers["Retry-After"]
-        assert [request.result().status_code for request in accepted] == [200] * 3
-        assert server.process.wait(25) == 0
-        assert "Traceback" not in server.log()
+        error(Sent(server, "hang").result(), 504, "timeout")
+        check_failed(server, "progress")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -273,13 +263,13 @@ def test_what_does_not_finish_in_time_is_told_to_go_elsewhere(tmp_path):
         assert server.process.wait(15) == 0
 
 
-def test_slow_clients_are_served_to_the_end_though_the_worker_drains(engine, tmp_path):
-    """One that still sends its request and one that still reads its reply, larger than what sockets hold."""
+def test_whoever_was_accepted_is_served_to_the_end_though_the_worker_drains(engine, tmp_path):
+    """Three that wait, one that still sends its request, one that still reads its reply, larger than sockets hold."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2400, 2400, 3), np.uint8))
     data = io.BytesIO()
     noise.save(data, "JPEG", quality=95)
     large = body("none", base64.b64encode(data.getvalue()).decode())
-    with fresh(engine, tmp_path) as server:
+    with fresh(engine, tmp_path) as server, server.client() as client:
         host = server.url.removeprefix("http://")
         reader, sender = (http.client.HTTPConnection(host, timeout=60) for _ in range(2))
         headers = {"Content-Type": "application/json"}
@@ -291,12 +281,22 @@ def test_slow_clients_are_served_to_the_end_though_the_worker_drains(engine, tmp
             sender.putheader(name, value)
         sender.endheaders(content[:50])
         until(lambda: metrics(server)["tryon_pictures_total"] == 1)  # the reply is on its way, the other body too
+        accepted = [Sent(server, "pause") for _ in range(3)]
+        until(lambda: depth(server) == 3)
+
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(server.url + "/ping").status_code == 503)
+        until(lambda: client.get("/ping").status_code == 503)
+        assert client.get("/ping").json() == {"status": "draining"}
+        assert client.get("/readyz").status_code == 503 and client.get("/healthz").status_code == 200
+        refused = client.post("/api/v1/tryon", json=body("none"))
+        error(refused, 503, "draining")
+        assert refused.headers["Retry-After"]
         assert Image.open(io.BytesIO(reply.read())).convert("RGB").size == (2400, 2400)
         sender.send(content[50:])
+        assert [request.result().status_code for request in accepted] == [200] * 3
         assert sender.getresponse().status == 200
         assert server.process.wait(25) == 0
+        assert "Traceback" not in server.log()
 
 
 def check_failed(server: Server, reason: str) -> None:
@@ -316,16 +316,10 @@ def check_failed(server: Server, reason: str) -> None:
     assert server.process.wait(40) == 0
 
 
-def test_a_gpu_fault_is_latched(engine, tmp_path):
-    with fresh(engine, tmp_path) as server:
-        assert works(server)
-        reply = Sent(server, "cuda").result()
-        error(reply, 503, "not_ready")
-        check_failed(server, "GPU")
-        assert "start a new one" in server.log() and "CUDA error" in server.log()
-
-
-def test_an_executor_that_hangs_counts_as_dead(engine, tmp_path):
-    with fresh(engine, tmp_path, TRYON_TIMEOUT_S="3") as server:
-        error(Sent(server, "hang").result(), 504, "timeout")
-        check_failed(server, "progress")
+@pytest.mark.last_on_its_server
+def test_a_gpu_fault_is_latched(worker):
+    assert works(worker)
+    reply = Sent(worker, "cuda").result()
+    error(reply, 503, "not_ready")
+    check_failed(worker, "GPU")
+    assert "start a new one" in worker.log() and "CUDA error" in worker.log()

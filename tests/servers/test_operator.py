@@ -8,32 +8,29 @@ import pytest
 from PIL import Image
 from support.images import to_base64
 from support.replies import error
-from support.servers import EMBEDDED, ROOT, probe_server
+from support.servers import ROOT
 from support.waiting import until
 
 GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
 
 
 @pytest.fixture
-def dev(engine, tmp_path):
-    """A ComfyUI with its page, and workflows whose node does nothing, takes half a minute, or ends the executor."""
-    if engine == EMBEDDED:
-        pytest.skip("the embedded engine has no page")
-    (tmp_path / "workflows").mkdir()
+def faults(dev):
+    """The ComfyUI with workflows whose node does nothing, takes half a minute, or ends the executor."""
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
     nodes = {"none": ("ProbeFault", "none"), "sleep": ("ProbeFault", "sleep"), "deadly": ("ProbeConstructor", "none")}
     for name, (class_type, fault) in nodes.items():
         probe = {"class_type": class_type, "inputs": {"image": ["1", 0], "fault": fault}}
         output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
         graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
-        (tmp_path / f"workflows/{name}.json").write_text(json.dumps(graph))
-    environment = {"TRYON_WORKFLOWS_DIR": str(tmp_path / "workflows"), "TRYON_WORKFLOW": "none"}
-    with probe_server(engine, tmp_path, environment, mode="--dev") as server:
-        yield server
+        (dev.workflows / f"{name}.json").write_text(json.dumps(graph))
+    yield dev
+    for name in nodes:
+        (dev.workflows / f"{name}.json").unlink()
 
 
-def test_what_the_operator_does_to_a_request_ends_it_and_is_told(dev):
-    with ThreadPoolExecutor(4) as pool, dev.client() as client:
+def test_what_the_operator_does_to_a_request_ends_it_and_is_told(faults):
+    with ThreadPoolExecutor(4) as pool, faults.client() as client:
 
         def send(workflow: str, request_id: str) -> "Future[httpx.Response]":
             fields = {"person_image": GREY, "garment_image": GREY, "workflow": workflow}
@@ -63,11 +60,12 @@ def test_what_the_operator_does_to_a_request_ends_it_and_is_told(dev):
         assert error(own.result(60), 499, "canceled")["message"] == "The request was canceled."
 
 
-def test_an_executor_that_ended_is_left_as_it_is_and_requests_are_told(dev):
-    with dev.client() as client:
+@pytest.mark.last_on_its_server
+def test_an_executor_that_ended_is_left_as_it_is_and_requests_are_told(faults):
+    with faults.client() as client:
         fields = {"person_image": GREY, "garment_image": GREY}
         error(client.post("/api/v1/tryon", json=fields | {"workflow": "deadly"}), 503, "not_ready")
-        error(client.post("/api/v1/tryon", json=fields), 503, "not_ready")
+        error(client.post("/api/v1/tryon", json=fields | {"workflow": "none"}), 503, "not_ready")
         reply = client.get("/ping")
         assert reply.status_code == 503 and "executor" in reply.json()["reason"]
         assert client.get("/queue").status_code == 200

@@ -3,18 +3,15 @@
 import asyncio
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_tryon.demo import SAMPLES, checkpoint
 from comfyui_tryon.engine import current
 from comfyui_tryon.workflows.format import to_prompt
 from comfyui_tryon.workflows.store import LoadImage
 from support.browser import CHROMIUM, Page, opened
 from support.images import picture
-from support.servers import DEMO_MODELS, FOLDERS, NONE_FOUND, ROOT, Server, comfyui_version, running
+from support.servers import ROOT, Server, comfyui_version
 
 EXAMPLES = ROOT / "custom_nodes/comfyui_tryon/example_workflows"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
@@ -22,41 +19,10 @@ READY = """!!(window.app?.graph && app.extensionManager && document.querySelecto
     && window.LiteGraph?.registered_node_types["TryOnOutput"])"""
 TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText)
     .find(text => text.includes(%s))"""
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
-
-def hosts() -> list:
-    """The oldest and the newest ComfyUI at hand: their web pages differ most."""
-    if CHROMIUM is None or not FOLDERS:
-        reason = (
-            NONE_FOUND if CHROMIUM else "NO CHROMIUM HERE: nothing of the web page is tested (apt install chromium)"
-        )
-        return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
-    by_version = sorted(FOLDERS, key=lambda folder: [int(part) for part in comfyui_version(folder).split(".")])
-    return [
-        pytest.param(folder, id=comfyui_version(folder)) for folder in dict.fromkeys([by_version[0], by_version[-1]])
-    ]
-
-
-@pytest.fixture(scope="module", params=hosts())
-def dev(request, tmp_path_factory) -> Iterator[Server]:
-    """A server in --dev with folders of its own."""
-    checkpoint.write(DEMO_MODELS)
-    folder = tmp_path_factory.mktemp("dev")
-    for name in ("user/default", "output", "temp"):
-        (folder / name).mkdir(parents=True)
-    (folder / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
-    shutil.copytree(SAMPLES, folder / "input")
-    shutil.copytree(ROOT / "workflows", folder / "workflows")
-    options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
-    options.append(f"--database-url=sqlite:///{folder}/user/comfyui.db")
-    environment = {
-        "TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", "TRYON_WORKFLOWS_DIR": str(folder / "workflows")
-    }  # fmt: skip
-    with running(str(request.param), folder / "log.txt", environment, "--dev", ("--", *options)) as server:
-        server.folder = folder
-        server.workflows = folder / "workflows"
-        yield server
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="NO CHROMIUM HERE: nothing of the web page is tested (apt install chromium)"
+)
 
 
 def in_page(server: Server, scenario) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from comfyui_tryon.demo import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240
@@ -71,9 +71,12 @@ def comfyui_version(folder: Path) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, and stays so until a server has started: the system gives none of these to clients."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
@@ -129,25 +132,30 @@ FOLDERS = comfyui_folders()
 
 def engines() -> list:
     """The embedded engine and every ComfyUI at hand, as parameters."""
-    found = [pytest.param(str(folder), id=f"comfyui-{comfyui_version(folder)}") for folder in FOLDERS]
+    found = [pytest.param(sys.intern(str(folder)), id=f"comfyui-{comfyui_version(folder)}") for folder in FOLDERS]
     none = pytest.param("", id="comfyui", marks=pytest.mark.skip(reason=NONE_FOUND))
     return [pytest.param(EMBEDDED, id=EMBEDDED), *(found or [none])]
 
 
-def probe_server(engine: str, folder: Path, environment: dict[str, str] = {}, mode: str = "--demo", **options):
-    """A server that also has the nodes and the route of tests/probe."""
-    checkpoint.write(DEMO_MODELS)
+def probe_server(
+    engine: str,
+    folder: Path,
+    environment: dict[str, str] = {},
+    mode: str = "--demo",
+    arguments: Sequence[str] = (),
+    paths: Sequence[Path] = (),
+):
+    """A server that also has the nodes and the route of tests/probe. `arguments` and `paths`, which are files that say
+    where models are, go to ComfyUI."""
     environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", **environment}
     if engine == EMBEDDED:
         environment |= {"PYTHONPATH": f"{ROOT / 'custom_nodes'}:{ROOT / 'tests'}"}
-        return running(
-            engine, folder / "log.txt", environment, command=(sys.executable, "-u", "-m", "probe"), **options
-        )
+        return running(engine, folder / "log.txt", environment, command=(sys.executable, "-u", "-m", "probe"))
     packs = folder / "packs"
     packs.mkdir()
     (packs / "probe").symlink_to(ROOT / "tests/probe")
-    paths = folder / "paths.yaml"
-    paths.write_text(f"probe:\n  custom_nodes: {packs}\n")
-    extra = ("--", "--extra-model-paths-config", str(paths))
+    packs_path = folder / "paths.yaml"
+    packs_path.write_text(f"probe:\n  custom_nodes: {packs}\n")
+    extra = ("--", "--extra-model-paths-config", *map(str, (packs_path, *paths)), *arguments)
     environment |= {"TRYON_PACKS": "probe"}  # without effect in --dev, which loads every pack
-    return running(engine, folder / "log.txt", environment, mode, extra, **options)
+    return running(engine, folder / "log.txt", environment, mode, extra)
