@@ -20,7 +20,7 @@ LAYERS = [
     ["pending", "failures"],
     ["workflows"],
     ["nodes"],
-    ["engine", "catvton", "masker", "weights"],
+    ["engine", "catvton", "masker", "weights", "framing"],
     ["demo"],
     ["decoding"],
     ["parsing"],

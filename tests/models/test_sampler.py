@@ -12,7 +12,8 @@ import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.pipeline import images_together, working_memory
-from comfyui_tryon.catvton.processing import blur_mask, repaint, resize_and_crop, resize_and_pad
+from comfyui_tryon.catvton.processing import blur_mask, resize_and_crop, resize_and_pad
+from comfyui_tryon.framing.paste import repaint
 from comfyui_tryon.demo import checkpoint
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image

@@ -1,10 +1,7 @@
-"""Prepares images for CatVTON and finishes its results: crop, letterbox, mask, repaint."""
-
-from collections.abc import Callable
+"""Prepares images for CatVTON: crop, letterbox, mask."""
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 
@@ -60,35 +57,3 @@ def mask_to_tensor(mask: Image.Image) -> torch.Tensor:
     """Converts a grey image to float32 (1, 1, H, W), 1 where it is 128 or brighter, else 0."""
     pixels = torch.from_numpy(np.array(mask.convert("L")))
     return (pixels >= 128)[None, None].float()
-
-
-def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int) -> torch.Tensor:
-    """Takes `result` inside the mask and `person` outside it, blended over a seam that lies wholly inside the mask.
-
-    Args:
-        person: float (B, H, W, 3) in [0, 1].
-        result: float (B, H, W, 3) in [0, 1].
-        mask: float (H, W); 0.5 or more is inside.
-        feather: width of the seam in pixels; 0 cuts hard.
-
-    Returns:
-        float (B, H, W, 3) in [0, 1]; pixels outside the mask are exactly those of `person`.
-
-    The published `inference.py --repaint` blurs the mask to both sides, which also changes pixels outside it. Here the
-    mask is first shrunk by half the seam and then averaged over it, so that the weight reaches 0 at the mask's edge.
-    """
-    weight = (mask >= 0.5).float()[None, None]
-    radius = feather // 2
-    if radius:
-        shrunk = -_over_windows(F.max_pool2d, -weight, radius)
-        weight = _over_windows(F.avg_pool2d, shrunk, radius) * weight
-    weight = weight[0, 0, :, :, None]
-    return person * (1.0 - weight) + result * weight
-
-
-def _over_windows(pool: Callable[..., torch.Tensor], plane: torch.Tensor, radius: int) -> torch.Tensor:
-    """Pools the square around each pixel of (1, 1, H, W), along one axis after the other, edges repeated."""
-    plane = F.pad(plane, (radius,) * 4, mode="replicate")
-    for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
-        plane = pool(plane, window, stride=1)
-    return plane

@@ -6,7 +6,7 @@ A node reads its inputs, calls the model code and hands the image on.
 from typing import Any
 
 from .catvton import CatVTON, LoadCatVTONPipeline
-from .framing import TryOnRepaint
+from .framing import TryOnCrop, TryOnPaste, TryOnRepaint
 from .masks import AutoMasker, LoadAutoMasker
 from .request import TryOnGarmentImage, TryOnMaskImage, TryOnOutput, TryOnPersonImage
 
@@ -18,6 +18,8 @@ _CLASSES = (
     TryOnPersonImage,
     TryOnGarmentImage,
     TryOnMaskImage,
+    TryOnCrop,
+    TryOnPaste,
     TryOnRepaint,
     TryOnOutput,
 )

@@ -1,14 +1,118 @@
-"""Fits the sampler's result into the person image."""
+"""Gives a sampler its part of the person image, and puts the result back."""
 
 import numpy as np
 import torch
 
-from ..catvton.processing import mask_to_tensor, repaint, resize_and_crop
+from ..framing.paste import cut, paste
+from ..framing.window import Window, around, bounds, centred
 from .tensors import from_uint8, to_pil
+
+FRAMINGS = ("person", "model")
+FRAMING = (
+    list(FRAMINGS),
+    {
+        "default": FRAMINGS[0],
+        "tooltip": "person: the person image's own size, as it was sent outside the mask. model: the sampler's crop "
+        "and size.",
+    },
+)
+FEATHER = ("INT", {"default": 12, "min": 0, "max": 256, "tooltip": "Width in pixels of the seam, inside the mask."})
+SIDE = {"min": 64, "max": 2048, "step": 8}
+
+
+class TryOnCrop:
+    """Cuts the part of the person image that a sampler is given."""
+
+    DISPLAY_NAME = "Try-on Crop"
+    DESCRIPTION = "The part of the person that holds the mask, in the sampler's size and undistorted."
+    CATEGORY = "try-on"
+    RETURN_TYPES = ("IMAGE", "IMAGE", "TRYON_WINDOW")
+    RETURN_NAMES = ("person", "mask", "window")
+    OUTPUT_TOOLTIPS = ("For the sampler.", "For the sampler.", "For Try-on Paste.")
+    FUNCTION = "crop"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "person": ("IMAGE", {"tooltip": "The whole person image."}),
+                "mask": ("IMAGE", {"tooltip": "White where the garment goes, in the person image's frame."}),
+            },
+            "optional": {
+                "width": ("INT", {"default": 768, **SIDE, "tooltip": "The sampler's."}),
+                "height": ("INT", {"default": 1024, **SIDE, "tooltip": "The sampler's."}),
+                "zoom": (
+                    ["auto", "off"],
+                    {"default": "auto", "tooltip": "auto: takes a smaller part where the mask is small."},
+                ),
+                "framing": FRAMING,
+            },
+        }
+
+    def crop(
+        self,
+        person: torch.Tensor,
+        mask: torch.Tensor,
+        width: int = 768,
+        height: int = 1024,
+        zoom: str = "auto",
+        framing: str = FRAMINGS[0],
+    ) -> tuple[torch.Tensor, torch.Tensor, Window]:
+        whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
+        if white.size != whole.size:
+            raise ValueError(f"mask is {white.size}, person {whole.size}; both must have one size.")
+        size = (width, height)
+        if framing == "model":
+            window = centred(whole.size, size)
+        else:
+            window = around(whole.size, bounds(np.asarray(white) >= 128), size, zoom == "auto")
+        parts = (cut(whole, window, size), cut(white, window, size, beyond=0).convert("RGB"))
+        return *(from_uint8(np.asarray(part))[None] for part in parts), window
+
+
+class TryOnPaste:
+    """Puts a sampler's result into the person image."""
+
+    DISPLAY_NAME = "Try-on Paste"
+    DESCRIPTION = "The result inside the mask, the person's own pixels outside it, in the person image's own frame."
+    CATEGORY = "try-on"
+    RETURN_TYPES = ("IMAGE", "IMAGE")
+    RETURN_NAMES = ("image", "mask")
+    FUNCTION = "paste"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "person": ("IMAGE", {"tooltip": "The whole person image."}),
+                "result": ("IMAGE", {"tooltip": "What the sampler made of the part."}),
+                "mask": ("IMAGE", {"tooltip": "The mask that Try-on Crop was given."}),
+                "window": ("TRYON_WINDOW", {"tooltip": "From Try-on Crop."}),
+            },
+            "optional": {"framing": FRAMING, "feather": FEATHER},
+        }
+
+    def paste(
+        self,
+        person: torch.Tensor,
+        result: torch.Tensor,
+        mask: torch.Tensor,
+        window: Window,
+        framing: str = FRAMINGS[0],
+        feather: int = 12,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
+        if framing == "model":
+            size = (result.shape[2], result.shape[1])
+            whole, white = cut(whole, window, size), cut(white, window, size, beyond=0)
+            window = Window(0, 0, *size)
+        untouched, inside = from_uint8(np.asarray(whole))[None], from_uint8(np.asarray(white))
+        pasted = paste(untouched, result.cpu(), inside, window, feather)
+        return pasted, inside[None, :, :, None].expand(-1, -1, -1, 3)
 
 
 class TryOnRepaint:
-    """Puts the result into the untouched person image."""
+    """Puts the result into the untouched person image, at the sampler's crop and size."""
 
     DISPLAY_NAME = "Try-on Repaint"
     DESCRIPTION = "The result inside the mask, the person's own pixels outside it."
@@ -24,19 +128,11 @@ class TryOnRepaint:
                 "result": ("IMAGE", {"tooltip": "What TryOn by CatVTON made of it."}),
                 "mask": ("IMAGE", {"tooltip": "The mask it was given."}),
             },
-            "optional": {
-                "feather": (
-                    "INT",
-                    {"default": 12, "min": 0, "max": 256, "tooltip": "Width in pixels of the seam, inside the mask."},
-                )
-            },
+            "optional": {"feather": FEATHER},
         }
 
     def repaint(
         self, person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int = 12
     ) -> tuple[torch.Tensor]:
-        # cropped as the sampler crops them, so that pixels outside the mask are those it saw
-        size = (result.shape[2], result.shape[1])
-        untouched = from_uint8(np.array(resize_and_crop(to_pil(person, "person"), size)))[None]
-        inside = mask_to_tensor(resize_and_crop(to_pil(mask, "mask").convert("L"), size))[0, 0]
-        return (repaint(untouched, result.cpu(), inside, feather),)
+        window = centred((person.shape[2], person.shape[1]), (result.shape[2], result.shape[1]))
+        return (TryOnPaste().paste(person, result, mask, window, "model", feather)[0],)

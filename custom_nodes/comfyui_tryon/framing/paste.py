@@ -1,0 +1,106 @@
+"""Cuts a window out of an image, and puts a sampler's result back into it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .window import Window, bounds
+
+
+def cut(image: Image.Image, window: Window, size: tuple[int, int], beyond: int | None = None) -> Image.Image:
+    """Cuts `window` out of `image` and resizes it to `size` (width, height) with Lanczos.
+
+    Args:
+        image: RGB or L.
+        window: may reach beyond the image.
+        size: of the result.
+        beyond: the value of pixels beyond the image; None repeats the image's edge.
+    """
+    seen = window.within(Window(0, 0, *image.size))
+    part = image.crop((seen.x, seen.y, seen.x + seen.width, seen.y + seen.height))
+    if seen != window:
+        before = seen.y - window.y, seen.x - window.x
+        after = window.height - seen.height - before[0], window.width - seen.width - before[1]
+        pixels = np.asarray(part)
+        sides = [*zip(before, after), (0, 0)][: pixels.ndim]
+        if beyond is None:
+            pixels = np.pad(pixels, sides, mode="edge")
+        else:
+            pixels = np.pad(pixels, sides, constant_values=beyond)
+        part = Image.fromarray(pixels)
+    return part if part.size == size else part.resize(size, Image.Resampling.LANCZOS)
+
+
+def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window: Window, feather: int) -> torch.Tensor:
+    """Puts results into the person image: scaled to the window, blended inside the mask.
+
+    Args:
+        person: float (1, H, W, 3) in [0, 1].
+        result: float (B, h, w, 3) in [0, 1]: what a sampler made of the window.
+        mask: float (H, W); 0.5 or more is inside.
+        window: what the sampler was given of the person image.
+        feather: width in the result's pixels of the seam inside the mask; it grows with the result.
+
+    Returns:
+        float (B, H, W, 3) in [0, 1]; pixels outside the mask or the window are exactly those of `person`.
+    """
+    seam = round(feather * window.width / result.shape[2])
+    box = bounds(mask.numpy() >= 0.5)
+    if box is None:
+        return person.repeat(len(result), 1, 1, 1)
+    seam = min(seam, (box[2] - box[0]) // 2, (box[3] - box[1]) // 2)  # a wider one would leave nothing of a small mask
+    # Blending more than the mask and the reach of its seam would change nothing.
+    left, top, right, bottom = box[0] - seam, box[1] - seam, box[2] + seam, box[3] + seam
+    reach = Window(left, top, right - left, bottom - top)
+    part = reach.within(window).within(Window(0, 0, person.shape[2], person.shape[1]))
+    rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
+    fitted = torch.stack([_resized(image, window[2:]) for image in result])
+    y, x = part.y - window.y, part.x - window.x
+    fitted = fitted[:, y : y + part.height, x : x + part.width]
+    pasted = person.repeat(len(result), 1, 1, 1)
+    pasted[:, rows, columns] = repaint(person[:, rows, columns], fitted, mask[rows, columns], seam)
+    return pasted
+
+
+def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes float (H, W, 3) in [0, 1] to `size` (width, height) with Lanczos, by way of 8 bits a channel."""
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    pixels = Image.fromarray(image.mul(255).round().clamp(0, 255).to(torch.uint8).numpy())
+    resized = np.asarray(pixels.resize(size, Image.Resampling.LANCZOS))
+    return torch.from_numpy(np.divide(resized, 255.0, dtype=np.float32))
+
+
+def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int) -> torch.Tensor:
+    """Takes `result` inside the mask and `person` outside it, blended over a seam that lies wholly inside the mask.
+
+    Args:
+        person: float (B, H, W, 3) in [0, 1].
+        result: float (B, H, W, 3) in [0, 1].
+        mask: float (H, W); 0.5 or more is inside.
+        feather: width of the seam in pixels; 0 cuts hard.
+
+    Returns:
+        float (B, H, W, 3) in [0, 1]; pixels outside the mask are exactly those of `person`.
+
+    The published `inference.py --repaint` blurs the mask to both sides, which also changes pixels outside it. Here the
+    mask is first shrunk by half the seam and then averaged over it, so that the weight reaches 0 at the mask's edge.
+    """
+    weight = (mask >= 0.5).float()[None, None]
+    radius = feather // 2
+    if radius:
+        shrunk = -_over_windows(F.max_pool2d, -weight, radius)
+        weight = _over_windows(F.avg_pool2d, shrunk, radius) * weight
+    weight = weight[0, 0, :, :, None]
+    return person * (1.0 - weight) + result * weight
+
+
+def _over_windows(pool: Callable[..., torch.Tensor], plane: torch.Tensor, radius: int) -> torch.Tensor:
+    """Pools the square around each pixel of (1, 1, H, W), along one axis after the other, edges repeated."""
+    plane = F.pad(plane, (radius,) * 4, mode="replicate")
+    for kernel in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        plane = pool(plane, kernel, stride=1)
+    return plane

@@ -1,0 +1,46 @@
+"""Says in figures what a try-on did to an image, so that failures can be sorted out without looking."""
+
+import numpy as np
+
+PIXELS = 20_000  # pixels are enough for a median, and take a few milliseconds
+BACKGROUND = 6.0  # CIEDE2000 to the colour of the garment image's edge: what differs less is not the garment
+SMALLEST_GARMENT = 0.02  # of its image; less is a garment of the background's colour
+
+
+def changed_share(before: np.ndarray, after: np.ndarray) -> float:
+    """Returns the share of pixels, uint8 (H, W, 3), that differ in any channel."""
+    return float((before != after).any(axis=-1).mean())
+
+
+def colour_difference(garment: np.ndarray, before: np.ndarray, after: np.ndarray) -> float | None:
+    """Returns the CIEDE2000 between the garment's colour and that of the changed pixels.
+
+    Below 3 is hard to see, above 20 is another colour. Both colours are medians in CIE L*a*b*, channel by channel. The
+    garment is what differs from the colour at the edge of its image.
+
+    Args:
+        garment: the garment image, uint8 (h, w, 3).
+        before, after: the person image and the result, uint8 (H, W, 3).
+
+    Returns:
+        None if nothing changed.
+    """
+    from skimage.color import deltaE_ciede2000
+
+    changed = after[(before != after).any(axis=-1)]
+    if not len(changed):
+        return None
+    edge = np.concatenate([garment[0], garment[-1], garment[:, 0], garment[:, -1]])
+    pixels = _lab(garment.reshape(-1, 3))
+    is_garment = deltaE_ciede2000(pixels, np.median(_lab(edge), axis=0, keepdims=True)) > BACKGROUND
+    if is_garment.mean() > SMALLEST_GARMENT:
+        pixels = pixels[is_garment]
+    colours = (np.median(each, axis=0, keepdims=True) for each in (pixels, _lab(changed)))
+    return float(deltaE_ciede2000(*colours)[0])
+
+
+def _lab(pixels: np.ndarray) -> np.ndarray:
+    """Converts evenly chosen pixels of uint8 (N, 3) to L*a*b*."""
+    from skimage.color import rgb2lab
+
+    return rgb2lab(pixels[:: max(1, len(pixels) // PIXELS)] / 255.0)
