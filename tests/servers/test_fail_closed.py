@@ -147,7 +147,6 @@ def test_the_stand_in_would_open_its_port(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS[-1:], ids=lambda folder: folder.name)
 def test_a_pack_that_is_not_there_fails_the_start(tmp_path, folder):
-    checkpoint.write(DEMO_MODELS)
     cause = Cause("TRYON_PACKS names 'no_such_pack'", {"TRYON_PACKS": "no_such_pack"})
     ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": str(folder)}, cause)
 
@@ -157,7 +156,6 @@ def test_a_pack_that_is_not_there_fails_the_start(tmp_path, folder):
     [("a_pack", "set COMFYUI_DIR, or unset TRYON_PACKS"), ("--listen", "list folders"), ("../x", "list")],
 )
 def test_packs_that_cannot_be_loaded_fail_the_start_before_anything_else(tmp_path, packs, told):
-    checkpoint.write(DEMO_MODELS)
     cause = Cause(told, {"TRYON_PACKS": packs})
     ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": ""}, cause)
 
