@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import sys
 from itertools import islice
 from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -14,9 +14,6 @@ from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.masker.segformer import SegformerMasker
 from drawing import UPPER, draw_pair
 from safetensors.numpy import load_file, save_file
-
-
-import evaluate
 
 STEPS = 3  # are enough to tell right from wrong
 UP, MID = range(48, 120, 8), 120  # the attention file's numbers of the up blocks and the mid block

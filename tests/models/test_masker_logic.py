@@ -9,9 +9,9 @@ from comfyui_tryon.masker.agnostic import ATR_LABELS, LIP_LABELS, agnostic_mask,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from support.masker_figures import label_maps
 from scipy import ndimage
 from scipy.spatial import Delaunay
+from support.masker_figures import label_maps
 
 # Label maps drawn by hand, and what the published code makes of them.
 GOLDEN = np.load(Path(__file__).with_name("masker_golden.npz"))

@@ -17,6 +17,7 @@ REFERENCE = PHOTOGRAPHS / "masker"
 MAPS = ("densepose", "schp_atr", "schp_lip")
 SPACE = 2 << 30  # bytes
 
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     if not (REFERENCE / "standin_weights.py").is_file():

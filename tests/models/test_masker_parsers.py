@@ -9,8 +9,8 @@ from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose, People
 from comfyui_tryon.masker.schp import Schp, _opencv_positions, _sample
-from support.masker_figures import label_maps, person_image
 from scipy import ndimage
+from support.masker_figures import label_maps, person_image
 from torch import nn
 
 SIZES = [(64, 64), (65, 203), (770, 1023), (2048, 64), (1, 300)]

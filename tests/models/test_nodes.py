@@ -129,7 +129,7 @@ def test_repaint_takes_the_persons_pixels_outside_the_mask():
 
 
 def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
-    """Of an image of 50 megapixels, whose floats take 600 MB already, there would otherwise be a second copy of these."""
+    """The floats of 50 megapixels take 600 MB, which a second copy would double."""
     image = torch.rand(1, 1000, 1000, 3)
     expected = np.rint(image.numpy() * np.float32(255)).astype(np.uint8)
     tracemalloc.start()

@@ -7,17 +7,17 @@ import shutil
 
 import numpy as np
 import pytest
-from support import reference
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.pipeline import images_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, resize_and_crop, resize_and_pad
-from comfyui_tryon.framing.paste import repaint
 from comfyui_tryon.demo import checkpoint
+from comfyui_tryon.framing.paste import repaint
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support import reference
 from support.images import psnr
 from support.parity import CHECKPOINT, sampler_cases
 

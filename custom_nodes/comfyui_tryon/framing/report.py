@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PIXELS = 20_000  # pixels are enough for a median, and take a few milliseconds
+MEDIAN_OF = 20_000  # pixels are enough for a median, and take a few milliseconds
 BACKGROUND = 6.0  # CIEDE2000 to the colour of the garment image's edge: what differs less is not the garment
 SMALLEST_GARMENT = 0.02  # of its image; less is a garment of the background's colour
 
@@ -43,4 +43,4 @@ def _lab(pixels: np.ndarray) -> np.ndarray:
     """Converts evenly chosen pixels of uint8 (N, 3) to L*a*b*."""
     from skimage.color import rgb2lab
 
-    return rgb2lab(pixels[:: max(1, len(pixels) // PIXELS)] / 255.0)
+    return rgb2lab(pixels[:: max(1, len(pixels) // MEDIAN_OF)] / 255.0)
