@@ -5,28 +5,39 @@ docs/architecture.md follows a request through the files.
 
 import logging
 import sys
+from pathlib import Path
 
 from .guard import locked
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
-WEB_DIRECTORY = "./web"
+WEB_DIRECTORY: str | None = None
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 
 def _join_comfyui() -> None:
+    global WEB_DIRECTORY
+    from comfy.cli_args import args
     from server import PromptServer
 
-    from . import nodes
+    folder = Path(__file__).resolve().parent
+    other = vars(PromptServer.instance).setdefault("tryon_folder", folder)
+    if other != folder:
+        logging.warning("The try-on pack in %s is not loaded: %s already is. Remove one of the two.", folder, other)
+        return
+    from . import nodes, templates
     from .engine import install
     from .engine.comfyui import ComfyUIEngine
     from .server import Server
-    from .settings import settings
+    from .settings import host_listens, settings
 
+    host_listens(args.listen, args.port)
     NODE_CLASS_MAPPINGS.update(nodes.NODE_CLASS_MAPPINGS)
     NODE_DISPLAY_NAME_MAPPINGS.update(nodes.NODE_DISPLAY_NAME_MAPPINGS)
     Server(settings(), install(ComfyUIEngine())).attach(PromptServer.instance.app)
+    templates.hide_files()
+    WEB_DIRECTORY = "./web"
 
 
 # In a command or a test there is no server to join, and the package must import without torch.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from isal import isal_zlib
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from . import structure
 from .errors import ApiError
@@ -291,7 +291,3 @@ def _invalid(field: str, what: str) -> ApiError:
 
 def _too_large(field: str, what: str) -> ApiError:
     return ApiError("image_too_large", f"{field} {what}. Send a smaller picture.", field=field)
-
-
-# ComfyUI's own nodes may let PIL fill truncated files with grey; a request's picture is whole or refused.
-ImageFile.LOAD_TRUNCATED_IMAGES = False

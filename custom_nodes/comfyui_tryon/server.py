@@ -44,7 +44,7 @@ class Server:
         routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:
-            self._engine.keep_alive()
+            self._engine.take_over()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             app.on_startup.append(Connections(self._settings.max_queue).guard)

@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -59,6 +59,15 @@ class Settings(BaseSettings):
         return os.environ.get("TRYON_API_KEY") == ""
 
 
+def host_listens(addresses: str, port: int) -> None:
+    """Makes the host's addresses (with commas) and port those of `settings`, whatever PORT and LISTEN are set to."""
+    _host.update(LISTEN=addresses, PORT=port)
+    settings.cache_clear()
+
+
+_host: dict[str, Any] = {}
+
+
 @lru_cache
 def settings() -> Settings:
     """Returns the settings of this process.
@@ -67,7 +76,7 @@ def settings() -> Settings:
         SettingsError: a variable is out of range or of the wrong kind.
     """
     try:
-        return Settings()
+        return Settings(**_host)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

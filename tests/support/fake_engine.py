@@ -52,7 +52,7 @@ class FakeEngine:
     def fault(self) -> str | None:
         return self.dead
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         pass
 
     def fail_all_runs(self) -> None:

@@ -52,8 +52,6 @@ class ComfyUIEngine:
         self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
         watch(self._queue, self)
         guard_nodes(execution, memory.InterruptProcessingException, lambda: self._running in self._runs)
-        # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
-        self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
 
     @property
@@ -119,8 +117,10 @@ class ComfyUIEngine:
     def fault(self) -> str | None:
         return self._thread.fault
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         self._thread.replaces = True
+        # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
+        self._send, self._server.send_sync = self._server.send_sync, self._on_send
 
     def fail_all_runs(self) -> None:
         for run in [*self._runs.values(), *self._sweeps.values()]:

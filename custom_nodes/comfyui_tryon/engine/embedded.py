@@ -69,7 +69,7 @@ class EmbeddedEngine:
             return None
         return "the executor thread has ended"
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         pass  # whatever a node raises, the thread goes on
 
     def fail_all_runs(self) -> None:

@@ -150,8 +150,9 @@ class Engine(Protocol):
     def fault(self) -> str | None:
         """Why no run can ever finish again, or None. Takes no lock that execution holds."""
 
-    def keep_alive(self) -> None:
-        """Replaces the executor thread from now on whenever a node ends it; only where the process is the API's."""
+    def take_over(self) -> None:
+        """Makes the host serve this pack alone: replaces the executor thread whenever a node ends it, and drops
+        messages that nobody would receive. Call it only where the process is the API's."""
 
     def fail_all_runs(self) -> None:
         """Fails every run with EngineDead, after `fault` has given a reason. Call on the event loop."""
