@@ -18,6 +18,7 @@ __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 def _join_comfyui() -> None:
     global WEB_DIRECTORY
+    import nodes as host
     from comfy.cli_args import args
     from server import PromptServer
 
@@ -27,16 +28,23 @@ def _join_comfyui() -> None:
         logging.warning("The try-on pack in %s is not loaded: %s already is. Remove one of the two.", folder, other)
         return
     from . import nodes, templates
+    from .demo import offer_samples
     from .engine import install
     from .engine.comfyui import ComfyUIEngine
     from .server import Server
     from .settings import host_listens, settings
 
     host_listens(args.listen, args.port)
-    NODE_CLASS_MAPPINGS.update(nodes.NODE_CLASS_MAPPINGS)
-    NODE_DISPLAY_NAME_MAPPINGS.update(nodes.NODE_DISPLAY_NAME_MAPPINGS)
-    Server(settings(), install(ComfyUIEngine())).attach(PromptServer.instance.app)
-    templates.hide_files()
+    taken = nodes.PUBLISHED.keys() & host.NODE_CLASS_MAPPINGS.keys()
+    NODE_CLASS_MAPPINGS.update({name: cls for name, cls in nodes.NODE_CLASS_MAPPINGS.items() if name not in taken})
+    # A pack that is loaded later may take the published names, and would be displayed as this one.
+    for name in nodes.NODE_DISPLAY_NAME_MAPPINGS.keys() - nodes.PUBLISHED.keys():
+        NODE_DISPLAY_NAME_MAPPINGS[name] = nodes.NODE_DISPLAY_NAME_MAPPINGS[name]
+    engine = ComfyUIEngine()
+    Server(settings(), install(engine)).attach(PromptServer.instance.app)
+    if not settings().locked:  # where there is a page
+        templates.hide_files()
+        offer_samples(engine.input_folder())
     WEB_DIRECTORY = "./web"
 
 

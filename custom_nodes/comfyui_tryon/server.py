@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 from aiohttp import web
 
@@ -16,20 +17,21 @@ from .api.tryon import TryonApi
 from .api.workflows import WorkflowsApi
 from .engine.interface import Engine
 from .lifecycle import Lifecycle
-from .settings import Settings
+from .settings import TEMPLATES, Settings
 from .tryon import TryOn
 from .workflows.store import Workflows
 
 logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 1.0
+USER_WORKFLOWS = "tryon_workflows"
 
 
 class Server:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._workflows = Workflows(settings.workflows_dir, engine)
+        self._workflows = Workflows(_published(settings, engine), engine, settings.workflows_dir)
         self._tryon = TryOn(settings, engine, self._workflows)
         self._health = Health(self._tryon)
         metrics.watch(lambda: self._tryon.depth, engine.device_memory)
@@ -82,3 +84,11 @@ class Server:
         while True:
             await asyncio.sleep(ENGINE_CHECK_S)
             self._tryon.check_engine()
+
+
+def _published(settings: Settings, engine: Engine) -> Path:
+    """Returns the folder that workflows are published to: never the pack's own templates, which an update replaces."""
+    user = engine.user_folder()
+    if settings.workflows_dir == TEMPLATES and user:
+        return user / USER_WORKFLOWS
+    return settings.workflows_dir

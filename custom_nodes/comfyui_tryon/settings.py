@@ -10,7 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .keys import Keys
 
-PROJECT = Path(__file__).resolve().parents[2]
+PACK = Path(__file__).resolve().parent
+PROJECT = PACK.parents[1]
+# A pack that was copied without its repository has no other workflows than its templates.
+TEMPLATES = PACK / "example_workflows"
+WORKFLOWS = PROJECT / "workflows" if (PROJECT / "start.sh").is_file() else TEMPLATES
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
 
@@ -25,7 +29,7 @@ class Settings(BaseSettings):
     port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
     listen: Annotated[str, Field(min_length=1, validation_alias="LISTEN")] = "0.0.0.0"
     workflow: Annotated[str, Field(pattern=f"^{WORKFLOW_NAME}$")] = "catvton"
-    workflows_dir: Path = PROJECT / "workflows"
+    workflows_dir: Path = WORKFLOWS
     models_dir: Path | None = None
     api_key: SecretStr | None = None
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 8

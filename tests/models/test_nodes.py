@@ -55,7 +55,7 @@ def job(delivered):
 
 
 def test_a_requests_image_comes_by_token_and_goes_out_unchanged(job, delivered):
-    (image,) = nodes.TryOnPersonImage().load(token=job.token)
+    image, *_ = nodes.TryOnPersonImage().load(token=job.token)
     assert image.shape == (1, 32, 24, 3) and image.dtype == torch.float32
     nodes.TryOnOutput().deliver(image, token=job.token)
     assert np.array_equal(delivered[0], job.images["person_image"])

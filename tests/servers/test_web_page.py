@@ -124,7 +124,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
     async def scenario(page: Page) -> None:
         templates = await page.evaluate('fetch("/api/workflow_templates").then(reply => reply.json())')
         assert set(templates["comfyui_tryon"]) == {path.stem for path in EXAMPLES.glob("*.json")}
-        address = "/api/workflow_templates/comfyui_tryon/try_on_demo"
+        address = "/api/workflow_templates/comfyui_tryon/demo"
         assert await page.evaluate(f'fetch("{address}.jpg").then(reply => reply.ok)')
         example = await page.evaluate(f'fetch("{address}.json").then(reply => reply.json())')
 

@@ -85,4 +85,4 @@ class FakeEngine:
     def input_folder(self) -> Path | None:
         return None
 
-    temp_folder = input_folder
+    user_folder = temp_folder = input_folder

@@ -158,8 +158,11 @@ class ComfyUIEngine:
 
         return report
 
-    def input_folder(self) -> Path | None:
+    def input_folder(self) -> Path:
         return Path(folder_paths.get_input_directory())
+
+    def user_folder(self) -> Path:
+        return Path(folder_paths.get_user_directory()) / "default"
 
     def temp_folder(self) -> Path | None:
         return Path(folder_paths.get_temp_directory())

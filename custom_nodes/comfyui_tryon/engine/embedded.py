@@ -108,8 +108,7 @@ class EmbeddedEngine:
     def input_folder(self) -> Path | None:
         return None
 
-    def temp_folder(self) -> Path | None:
-        return None
+    user_folder = temp_folder = input_folder
 
     def _unload(self) -> None:
         for handle in self._held:
