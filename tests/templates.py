@@ -29,6 +29,8 @@ PLACES = {
 COLOURS = {"TryOnPersonImage": ("#232", "#353"), "TryOnGarmentImage": ("#232", "#353"), "TryOnOutput": ("#323", "#535")}
 # The form that a template opens as: (class, widget), in order.
 FORM = (("TryOnPersonImage", "image"), ("TryOnGarmentImage", "image"), ("TryOnAutoMasker", "cloth_type"))
+# What the form calls inputs that have the same name.
+LABELS = {("TryOnPersonImage", "image"): "Person", ("TryOnGarmentImage", "image"): "Garment"}
 CONVERTED = {"image_upload": ("upload", "IMAGEUPLOAD", "image"), "control_after_generate": (None, None, "fixed")}
 
 
@@ -56,7 +58,11 @@ def template(prompt: dict[str, dict], classes: dict[str, type]) -> dict:
                     continue
                 option = options[0] if options else {}
                 kind_name = declared if isinstance(declared, str) else "COMBO"
-                inputs.append({"name": key, **shape, "type": kind_name, "widget": {"name": key}, "link": link})
+                label = LABELS.get((entry["class_type"], key))
+                inputs.append(
+                    {"name": key, **shape, "type": kind_name, "widget": {"name": key}, "link": link}
+                    | ({"label": label} if label else {})
+                )
                 default = option.get("default", declared[0] if isinstance(declared, list) else None)
                 values.append(given.get(key, default) if link is None else default)
                 for mark, (widget, widget_type, value) in CONVERTED.items():

@@ -22,11 +22,11 @@ def _join_comfyui() -> None:
     from comfy.cli_args import args
     from server import PromptServer
 
-    folder = Path(__file__).resolve().parent
-    other = vars(PromptServer.instance).setdefault("tryon_folder", folder)
-    if other != folder:
+    folder = Path(__file__).parent
+    if other := getattr(PromptServer.instance, "tryon_folder", None):
         logging.warning("The try-on pack in %s is not loaded: %s already is. Remove one of the two.", folder, other)
         return
+    PromptServer.instance.tryon_folder = folder
     from . import nodes, templates
     from .demo import offer_samples
     from .engine import install

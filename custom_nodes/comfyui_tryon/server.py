@@ -55,6 +55,7 @@ class Server:
             app.on_startup.append(lifecycle.start)
         else:
             self._health.warmed()
+            app.on_startup.append(self._say_ready)
         app.on_startup.append(self._tell_who_may_call)
 
     def routes(self) -> list[Route]:
@@ -72,6 +73,9 @@ class Server:
     async def _start(self, app: web.Application) -> None:
         self._engine.watch_progress()
         self._watching = asyncio.create_task(self._watch_engine())  # the event loop holds tasks weakly
+
+    async def _say_ready(self, app: web.Application) -> None:
+        logger.info("Ready: POST /api/v1/tryon on port %d", self._settings.port)
 
     async def _tell_who_may_call(self, app: web.Application) -> None:
         advice = "Everybody who reaches this port may use the API; set TRYON_API_KEY to a key to change that."
