@@ -20,6 +20,7 @@ import execution
 import folder_paths
 import nodes
 import torch
+from comfy.cli_args import args
 from server import PromptServer
 
 from . import aside
@@ -160,6 +161,9 @@ class ComfyUIEngine:
 
     def input_folder(self) -> Path:
         return Path(folder_paths.get_input_directory())
+
+    def saves_graphs(self) -> bool:
+        return not args.disable_metadata
 
     def user_folder(self) -> Path:
         return Path(folder_paths.get_user_directory()) / "default"

@@ -108,6 +108,9 @@ class EmbeddedEngine:
     def input_folder(self) -> Path | None:
         return None
 
+    def saves_graphs(self) -> bool:
+        return False
+
     user_folder = temp_folder = input_folder
 
     def _unload(self) -> None:

@@ -182,6 +182,9 @@ class Engine(Protocol):
     def input_folder(self) -> Path | None:
         """Where the web page uploads images; None where there is no web page."""
 
+    def saves_graphs(self) -> bool:
+        """Whether the web page's images hold the graph that made them."""
+
     def user_folder(self) -> Path | None:
         """Where the web page keeps what its users save; None where there is no web page."""
 

@@ -1,12 +1,15 @@
 """Takes a request's images into a graph, by token, and hands the results back."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from .. import exchange, images
 from ..demo import SAMPLES, SAMPLES_FOLDER
@@ -140,16 +143,20 @@ class TryOnOutput:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        return {"required": {"images": ("IMAGE",)}, **TOKEN}
+        graph = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+        return {"required": {"images": ("IMAGE",)}, "hidden": TOKEN["hidden"] | graph}
 
-    def deliver(self, images: torch.Tensor, token: str = "") -> dict:
+    def deliver(
+        self, images: torch.Tensor, token: str = "", prompt: Any = None, extra_pnginfo: dict[str, Any] | None = None
+    ) -> dict:
         pixels = to_uint8(images)
         if token:
             request = exchange.find(token)
             for image in pixels[..., :3]:
                 request.deliver(image)
             return {"ui": {}}  # which the host keeps: nothing of a request may be in it
-        return {"ui": {"images": [_preview(image) for image in pixels]}}
+        graph = {"prompt": prompt, **(extra_pnginfo or {})} if engine().saves_graphs() else {}
+        return {"ui": {"images": [_preview(image, graph) for image in pixels]}}
 
 
 def _no_image(node: _InputImage) -> ValueError:
@@ -194,12 +201,17 @@ def _input_path(image: str) -> Path | None:
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
-def _preview(pixels: np.ndarray) -> dict[str, str]:
-    """Saves an image where the web page finds it; returns how the page asks for it."""
+def _preview(pixels: np.ndarray, graph: Mapping[str, Any]) -> dict[str, str]:
+    """Saves an image where the web page finds it, with the graph that it opens; returns how the page asks for it."""
     folder = engine().temp_folder()
     if folder is None:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"tryon-{hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}.png"
-    Image.fromarray(pixels).save(folder / name, compress_level=1)
+    texts = {key: json.dumps(value) for key, value in graph.items()}
+    content = hashlib.sha256(pixels.tobytes() + json.dumps(texts).encode())
+    name = f"tryon-{content.hexdigest()[:16]}.png"
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    Image.fromarray(pixels).save(folder / name, pnginfo=info, compress_level=1)
     return {"filename": name, "subfolder": "", "type": "temp"}
