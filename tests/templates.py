@@ -14,17 +14,17 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 TEMPLATES = PACK / "example_workflows"
 # What ComfyUI looks for beside the __init__.py that it loads, the repository's or the pack's.
 TWICE = ("example_workflows", "locales", "requirements.txt")
-# x, y, width, height: with room for the larger nodes that ComfyUI calls Nodes 2.0.
+# x, y, width, height: no link passes behind a node, and there is room for the larger nodes that ComfyUI calls Nodes 2.0.
 PLACES = {
-    "TryOnPersonImage": (40, 80, 300, 420),
-    "TryOnGarmentImage": (40, 640, 300, 420),
+    "TryOnPersonImage": (40, 640, 300, 420),
+    "TryOnGarmentImage": (40, 1160, 300, 420),
     "TryOnLoadAutoMasker": (440, 80, 400, 110),
-    "TryOnAutoMasker": (440, 300, 400, 190),
-    "TryOnMaskImage": (440, 640, 400, 420),
-    "TryOnLoadCatVTON": (940, 80, 440, 240),
-    "TryOnCatVTON": (940, 440, 440, 480),
-    "TryOnRepaint": (1480, 80, 400, 130),
-    "TryOnOutput": (1480, 340, 400, 560),
+    "TryOnAutoMasker": (940, 160, 400, 190),
+    "TryOnMaskImage": (1440, 380, 400, 160),
+    "TryOnLoadCatVTON": (1440, 960, 400, 240),
+    "TryOnCatVTON": (1940, 700, 440, 480),
+    "TryOnRepaint": (2540, 560, 360, 130),
+    "TryOnOutput": (3000, 560, 400, 560),
 }
 COLOURS = {"TryOnPersonImage": ("#232", "#353"), "TryOnGarmentImage": ("#232", "#353"), "TryOnOutput": ("#323", "#535")}
 # The form that a template opens as: (class, widget), in order.
@@ -94,7 +94,7 @@ def template(prompt: dict[str, dict], classes: dict[str, type]) -> dict:
         "revision": 0, "last_node_id": max(by_id), "last_link_id": len(links), "nodes": nodes, "links": links,
         "groups": [], "config": {}, "version": 0.4,
         "extra": {
-            "ds": {"scale": 0.7, "offset": [60, 60]},
+            "ds": {"scale": 0.42, "offset": [120, 100]},
             "linearMode": True,
             "linearData": {
                 "inputs": [[ids[name], key] for name, key in FORM if name in ids], "outputs": [ids["TryOnOutput"]]
