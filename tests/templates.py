@@ -14,7 +14,7 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 TEMPLATES = PACK / "example_workflows"
 # What ComfyUI looks for beside the __init__.py that it loads, the repository's or the pack's.
 TWICE = ("example_workflows", "locales", "requirements.txt")
-# x, y, width, height: no link passes behind a node, and there is room for the larger nodes that ComfyUI calls Nodes 2.0.
+# x, y, width, height: no link passes behind a node, and the larger nodes that ComfyUI calls Nodes 2.0 have room.
 PLACES = {
     "TryOnPersonImage": (40, 640, 300, 420),
     "TryOnGarmentImage": (40, 1160, 300, 420),

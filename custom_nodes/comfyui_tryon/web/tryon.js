@@ -33,7 +33,7 @@ const STYLE = `
     color: var(--input-text); padding: 0.3rem 0.7rem; margin-right: 0.4rem; cursor: pointer; }
 `;
 
-let shown; // the sidebar's element, while it is there
+let shown; // the sidebar's element, once it has been opened
 
 function say(severity, detail) {
   app.extensionManager.toast.add({
@@ -155,7 +155,7 @@ function entry(workflow) {
 }
 
 const refresh = shielded(async () => {
-  if (!shown?.isConnected) return;
+  if (!shown) return;
   const { workflows } = await call("");
   shown.replaceChildren(
     element("style", STYLE),
