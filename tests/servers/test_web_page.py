@@ -22,6 +22,9 @@ READY = """!!(window.app?.graph && app.extensionManager && document.querySelecto
     && window.LiteGraph?.registered_node_types["TryOnOutput"])"""
 TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText)
     .find(text => text.includes(%s))"""
+LISTED = """[...document.querySelectorAll(".tryon h3")].map(title => title.innerText)"""
+CLICKED = """[...document.querySelectorAll("button")].filter(button => /%s/i.test(button.innerText))
+    .map(button => (button.click(), true))[0]"""
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
 
@@ -158,8 +161,14 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         await open_graph(page, json.loads((dev.workflows / "mine.json").read_text()))
         assert await prompt_of(page) == queued, "what is served opens as it was published"
 
+        await page.evaluate('document.querySelector(".tryon-tab-button").click()')
+        shown = await page.wait_for(LISTED)
+        assert {"mine", "demo (default)"} <= set(shown)
+        await shot(page, dev, "listed")
+
         await page.evaluate("app.graph.remove(app.graph.getNodeById(9))")
         await publish(page, "mine")
+        await page.wait_for(CLICKED % "overwrite")
         assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"Not published"')
         await shot(page, dev, "refused")
         await publish(page, "../mine")
