@@ -11,6 +11,7 @@ usage() {
 ./start.sh                production: real weights, only the API is reachable
 ./start.sh --demo         small demo weights and sample images; sets up everything on a bare machine
 ./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
+./start.sh --demo --dev   both: the web page with the demo weights
 ./start.sh --test         the test suite
 ./start.sh --check        verifies files, versions, GPU and memory, and suggests fixes; needs no network
 ./start.sh --download     fetches the weight files, about 3 GB
@@ -31,6 +32,11 @@ case "${1:-}" in
   serve) export PORT=${SAGEMAKER_BIND_TO_PORT:-8080} TRYON_SAGEMAKER=1; unset PORT_HEALTH; shift ;;  # how Amazon SageMaker starts an image
   "" | --) ;;
   *) usage >&2; exit 2 ;;
+esac
+demo=
+case "$mode ${1:-}" in
+  "demo --dev" | "dev --demo") mode=dev demo=1; shift ;;
+  demo\ *) demo=1 ;;
 esac
 arguments=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do arguments+=("$1"); shift; done
@@ -179,6 +185,11 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then  # more threads than a container's CPU qu
   [ -z "$threads" ] || export OMP_NUM_THREADS=$threads
 fi
 
+if [ -n "$demo" ]; then
+  export TRYON_MODELS_DIR=${TRYON_MODELS_DIR:-$here/.demo/models} TRYON_WORKFLOW=${TRYON_WORKFLOW:-demo}
+  "$python" -m comfyui_tryon.demo "$here/.demo"
+fi
+
 case $mode in
   test)
     cd "$here"
@@ -186,10 +197,6 @@ case $mode in
     ;;
   download)
     exec "$python" -m comfyui_tryon.weights.download "${arguments[@]}"
-    ;;
-  demo)
-    export TRYON_MODELS_DIR=${TRYON_MODELS_DIR:-$here/.demo/models} TRYON_WORKFLOW=${TRYON_WORKFLOW:-demo}
-    "$python" -m comfyui_tryon.demo "$here/.demo"
     ;;
   dev)
     export TRYON_LOCKED=${TRYON_LOCKED:-0}
@@ -217,7 +224,7 @@ fi
 
 state=$here/.run/$PORT
 mkdir -p "$state" 2>/dev/null && [ -w "$state" ] || state=$(mktemp -d)
-options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --disable-metadata --cache-classic
+options=(--listen "$LISTEN" --port "$PORT" --disable-auto-launch --cache-classic
   --extra-model-paths-config "$here/extra_model_paths.yaml")
 if ! has_gpu; then
   options+=(--cpu)
@@ -225,7 +232,7 @@ if ! has_gpu; then
 fi
 if [ "$mode" != dev ]; then
   mkdir -p "$state"/{user,input,output,temp}
-  options+=(--disable-all-custom-nodes --whitelist-custom-nodes "${packs[@]}" --disable-api-nodes
+  options+=(--disable-metadata --disable-all-custom-nodes --whitelist-custom-nodes "${packs[@]}" --disable-api-nodes
     --user-directory "$state/user" --input-directory "$state/input" --output-directory "$state/output"
     --temp-directory "$state/temp" --database-url "sqlite:///$state/user/comfyui.db")
 fi

@@ -17,7 +17,7 @@ LAYERS = [
     ["lifecycle"],
     ["api"],
     ["tryon"],
-    ["pending", "failures"],
+    ["pending", "failures", "templates"],
     ["workflows"],
     ["nodes"],
     ["engine", "catvton", "masker", "weights", "framing"],

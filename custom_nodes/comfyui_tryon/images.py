@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from .errors import ApiError
 from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
@@ -280,7 +280,3 @@ def _invalid(field: str, what: str) -> ApiError:
 
 def _too_large(field: str, what: str) -> ApiError:
     return ApiError("image_too_large", f"{field} {what}. Send a smaller image.", field=field)
-
-
-# ComfyUI's own nodes may let PIL fill truncated files with grey; a request's image is whole or refused.
-ImageFile.LOAD_TRUNCATED_IMAGES = False

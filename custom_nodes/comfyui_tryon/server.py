@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 from aiohttp import web
 
@@ -16,20 +17,21 @@ from .api.tryon import TryonApi
 from .api.workflows import WorkflowsApi
 from .engine.interface import Engine
 from .lifecycle import Lifecycle
-from .settings import Settings
+from .settings import TEMPLATES, Settings
 from .tryon import TryOn
 from .workflows.store import Workflows
 
 logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 1.0
+USER_WORKFLOWS = "tryon_workflows"
 
 
 class Server:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._workflows = Workflows(settings.workflows_dir, engine)
+        self._workflows = Workflows(_published(settings, engine), engine, settings.workflows_dir)
         self._tryon = TryOn(settings, engine, self._workflows)
         self._health = Health(self._tryon)
         metrics.watch(lambda: self._tryon.depth, engine.device_memory)
@@ -44,7 +46,7 @@ class Server:
         routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:
-            self._engine.keep_alive()
+            self._engine.take_over()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             app.on_startup.append(Connections(self._settings.max_queue).guard)
@@ -53,6 +55,7 @@ class Server:
             app.on_startup.append(lifecycle.start)
         else:
             self._health.warmed()
+            app.on_startup.append(self._say_ready)
         app.on_startup.append(self._tell_who_may_call)
 
     def routes(self) -> list[Route]:
@@ -71,6 +74,9 @@ class Server:
         self._engine.watch_progress()
         self._watching = asyncio.create_task(self._watch_engine())  # the event loop holds tasks weakly
 
+    async def _say_ready(self, app: web.Application) -> None:
+        logger.info("Ready: POST /api/v1/tryon on port %d", self._settings.port)
+
     async def _tell_who_may_call(self, app: web.Application) -> None:
         advice = "Everybody who reaches this port may use the API; set TRYON_API_KEY to a key to change that."
         if self._settings.key_is_empty:
@@ -82,3 +88,11 @@ class Server:
         while True:
             await asyncio.sleep(ENGINE_CHECK_S)
             self._tryon.check_engine()
+
+
+def _published(settings: Settings, engine: Engine) -> Path:
+    """Returns the folder that workflows are published to: never the pack's own templates, which an update replaces."""
+    user = engine.user_folder()
+    if settings.workflows_dir == TEMPLATES and user:
+        return user / USER_WORKFLOWS
+    return settings.workflows_dir

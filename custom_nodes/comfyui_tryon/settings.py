@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,7 +11,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from .keys import Keys
 from .origins import Origins
 
-PROJECT = Path(__file__).resolve().parents[2]
+PACK = Path(__file__).resolve().parent
+PROJECT = PACK.parents[1]
+# A pack that was copied without its repository has no other workflows than its templates.
+TEMPLATES = PACK / "example_workflows"
+WORKFLOWS = PROJECT / "workflows" if (PROJECT / "start.sh").is_file() else TEMPLATES
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
 
@@ -26,7 +30,7 @@ class Settings(BaseSettings):
     port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
     listen: Annotated[str, Field(min_length=1, validation_alias="LISTEN")] = "0.0.0.0"
     workflow: Annotated[str, Field(pattern=f"^{WORKFLOW_NAME}$")] = "catvton"
-    workflows_dir: Path = PROJECT / "workflows"
+    workflows_dir: Path = WORKFLOWS
     models_dir: Path | None = None
     api_key: SecretStr | None = None
     cors_origins: str = ""
@@ -76,6 +80,15 @@ class Settings(BaseSettings):
         return os.environ.get("TRYON_API_KEY") == ""
 
 
+def host_listens(addresses: str, port: int) -> None:
+    """Makes the host's addresses (with commas) and port those of `settings`, whatever PORT and LISTEN are set to."""
+    _host.update(LISTEN=addresses, PORT=port)
+    settings.cache_clear()
+
+
+_host: dict[str, Any] = {}
+
+
 @lru_cache
 def settings() -> Settings:
     """Returns the settings of this process.
@@ -84,7 +97,7 @@ def settings() -> Settings:
         SettingsError: a variable is out of range or of the wrong kind.
     """
     try:
-        return Settings()
+        return Settings(**_host)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from comfyui_tryon import exchange, nodes
+from comfyui_tryon.engine import current as engine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from comfyui_tryon.nodes.tensors import to_uint8
+from PIL import Image
 
 PUBLISHED = {
     "LoadCatVTONPipeline": (["sd15_inpaint_path", "catvton_path", "mixed_precision"], ["MODEL"], ["pipe"]),
@@ -59,7 +61,7 @@ def job(delivered):
 
 
 def test_a_requests_image_comes_by_token_and_goes_out_unchanged(job, delivered):
-    (image,) = nodes.TryOnPersonImage().load(token=job.token)
+    image, *_ = nodes.TryOnPersonImage().load(token=job.token)
     assert image.shape == (1, 32, 24, 3) and image.dtype == torch.float32
     nodes.TryOnOutput().deliver(image, token=job.token)
     assert np.array_equal(delivered[0], job.images["person_image"])
@@ -140,3 +142,32 @@ def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
         tracemalloc.stop()
     assert np.array_equal(pixels, expected)
     assert peak < pixels.nbytes + 3e6
+
+
+@pytest.fixture
+def painted(tmp_path, monkeypatch) -> str:
+    """What the page's mask editor saves: the painted pixels are transparent and keep their colours."""
+    pixels = np.full((32, 24, 4), (200, 10, 30, 255), np.uint8)
+    pixels[8:16, 4:12, 3] = 0
+    (tmp_path / "clipspace").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "clipspace/painted.png")
+    monkeypatch.setattr(type(engine()), "input_folder", lambda self: tmp_path)
+    return "clipspace/painted.png [input]"
+
+
+def test_a_painted_mask_leaves_the_colours_and_is_used(painted):
+    person, mask = nodes.TryOnPersonImage().load(painted)
+    assert (person * 255).round().unique(dim=1).flatten().unique().tolist() == [10, 30, 200]
+    assert mask.shape == (1, 32, 24) and mask[0, 8:16, 4:12].all() and mask.sum() == 64
+    node = nodes.TryOnMaskImage()
+    assert node.check_lazy_status(painted=mask, automatic=None) == []
+    (used,) = node.load(painted=mask)
+    assert used.shape == (1, 32, 24, 3) and torch.equal(used[..., 0], mask)
+
+
+def test_without_paint_the_automatic_mask_is_used(job):
+    person, mask = nodes.TryOnPersonImage().load(token=job.token)
+    assert mask.shape == person.shape[:3] and not mask.any()
+    node, automatic = nodes.TryOnMaskImage(), torch.ones(1, 32, 24, 3)
+    assert node.check_lazy_status(token=job.token, painted=mask, automatic=None) == ["automatic"]
+    assert node.load(token=job.token, painted=mask, automatic=automatic) == (automatic,)

@@ -19,6 +19,9 @@ READY = """!!(window.app?.graph && app.extensionManager && document.querySelecto
     && window.LiteGraph?.registered_node_types["TryOnOutput"])"""
 TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText)
     .find(text => text.includes(%s))"""
+LISTED = """[...document.querySelectorAll(".tryon h3")].map(title => title.innerText)"""
+CLICKED = """[...document.querySelectorAll("button")].filter(button => /%s/i.test(button.innerText))
+    .map(button => (button.click(), true))[0]"""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="NO CHROMIUM HERE: nothing of the web page is tested (apt install chromium)"
@@ -90,7 +93,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
     async def scenario(page: Page) -> None:
         templates = await page.evaluate('fetch("/api/workflow_templates").then(reply => reply.json())')
         assert set(templates["comfyui_tryon"]) == {path.stem for path in EXAMPLES.glob("*.json")}
-        address = "/api/workflow_templates/comfyui_tryon/try_on_demo"
+        address = "/api/workflow_templates/comfyui_tryon/demo"
         assert await page.evaluate(f'fetch("{address}.jpg").then(reply => reply.ok)')
         example = await page.evaluate(f'fetch("{address}.json").then(reply => reply.json())')
 
@@ -124,8 +127,14 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         await open_graph(page, json.loads((dev.workflows / "mine.json").read_text()))
         assert await prompt_of(page) == queued, "what is served opens as it was published"
 
+        await page.evaluate('document.querySelector(".tryon-tab-button").click()')
+        shown = await page.wait_for(LISTED)
+        assert {"mine", "demo (default)"} <= set(shown)
+        await shot(page, dev, "listed")
+
         await page.evaluate("app.graph.remove(app.graph.getNodeById(9))")
         await publish(page, "mine")
+        await page.wait_for(CLICKED % "overwrite")
         assert "add a TryOnOutput node" in await page.wait_for(TOAST % '"Not published"')
         await shot(page, dev, "refused")
         await publish(page, "../mine")

@@ -54,7 +54,7 @@ class FakeEngine:
     def fault(self) -> str | None:
         return self.dead
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         pass
 
     def fail_all_runs(self) -> None:
@@ -90,4 +90,4 @@ class FakeEngine:
     def input_folder(self) -> Path | None:
         return None
 
-    temp_folder = input_folder
+    user_folder = temp_folder = input_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_tryon import check, nodes
-from comfyui_tryon.settings import Settings
+from comfyui_tryon.settings import TEMPLATES, Settings
 from comfyui_tryon.weights import download, files, integrity, loaders
 from safetensors.numpy import save_file
 from support.servers import ROOT, comfyui_folders, free_port
@@ -267,13 +267,11 @@ def test_a_malformed_graph_is_refused_by_name(models, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("name", "template"), [("catvton", "try_on_catvton"), ("demo", "try_on_demo")])
-def test_both_formats_need_the_same_files(name, template):
-    folders = {name: ROOT / "workflows", template: ROOT / "custom_nodes/comfyui_tryon/example_workflows"}
-    api, page = (
-        sorted(check.read_needs(Settings(workflows_dir=folder, workflow=name))) for name, folder in folders.items()
-    )
-    assert len(api) == 4 and page == api
+@pytest.mark.parametrize(("name", "count"), [("catvton", 4), ("catvton_mask", 3), ("demo", 4)])
+def test_both_formats_need_the_same_files(name, count):
+    folders = (ROOT / "workflows", TEMPLATES)
+    api, page = (sorted(check.read_needs(Settings(workflows_dir=folder, workflow=name))) for folder in folders)
+    assert len(api) == count and page == api
 
 
 def test_nothing_heavy_is_imported():

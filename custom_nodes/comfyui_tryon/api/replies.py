@@ -115,7 +115,7 @@ def _json_reply(request_id: str, result: Result) -> bytes:
         seed=result.seed,
         workflow=WorkflowVersion(name=result.workflow.name, version=result.workflow.version),
         timings=result.timings,
-        notice=demo_notice(),
+        notice=demo_notice(result.workflow.graph),
     )
     left_out = {"output"} if content.notice else {"output", "notice"}
     envelope = content.model_dump_json(exclude=left_out).encode()

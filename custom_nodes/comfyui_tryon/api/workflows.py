@@ -25,12 +25,27 @@ class WorkflowsApi:
         routes = [Route("GET", "/api/v1/workflows", self.list)]
         if not self._settings.locked:
             path = f"/api/v1/workflows/{ID}"
-            routes += [Route("PUT", path, self.publish), Route("DELETE", path, self.withdraw)]
+            routes += [
+                Route("GET", f"{path}/graph", self.read),
+                Route("PUT", path, self.publish),
+                Route("DELETE", path, self.withdraw),
+            ]
         return routes
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         listed = await asyncio.to_thread(self._workflows.describe, self._settings.workflow)
         return web.json_response(text=listed.model_dump_json(exclude_none=True))
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Returns a workflow's file for the web page to open: `workflow`, the page's graph, or `prompt`."""
+        self._check_caller(request)
+        try:
+            document = await asyncio.to_thread(self._workflows.document, request.match_info["id"])
+        except KeyError:
+            raise ApiError("not_found", "There is no workflow of that name.") from None
+        except WorkflowInvalid as error:
+            raise ApiError("workflow_invalid", f"The workflow cannot be opened: {error}.") from None
+        return web.json_response(document)
 
     async def publish(self, request: web.Request) -> web.StreamResponse:
         """Makes the web page's open graph a workflow; the reply describes it."""
@@ -48,7 +63,8 @@ class WorkflowsApi:
         try:
             await asyncio.to_thread(self._workflows.withdraw, request.match_info["id"])
         except KeyError:
-            raise ApiError("not_found", "There is no workflow of that name.") from None
+            message = "No workflow of that name was published here. One that comes with the pack cannot be withdrawn."
+            raise ApiError("not_found", message) from None
         return web.Response(status=204)
 
     def _check_caller(self, request: web.Request) -> None:

@@ -20,6 +20,7 @@ import execution
 import folder_paths
 import nodes
 import torch
+from comfy.cli_args import args
 from server import PromptServer
 
 from . import aside
@@ -58,8 +59,6 @@ class ComfyUIEngine:
             lambda: self._running in self._runs,
             self._on_requests_fault,
         )
-        # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
-        self._send, self._server.send_sync = self._server.send_sync, self._on_send
         self._progress_hook: Callable | None = None
 
     @property
@@ -125,8 +124,10 @@ class ComfyUIEngine:
     def fault(self) -> str | None:
         return self._thread.fault
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         self._thread.replaces = True
+        # No hook of ComfyUI's can drop a message, and each one wakes the event loop, even if nobody receives it.
+        self._send, self._server.send_sync = self._server.send_sync, self._on_send
 
     def fail_all_runs(self) -> None:
         for run in [*self._runs.values(), *self._sweeps.values()]:
@@ -164,8 +165,14 @@ class ComfyUIEngine:
 
         return report
 
-    def input_folder(self) -> Path | None:
+    def input_folder(self) -> Path:
         return Path(folder_paths.get_input_directory())
+
+    def saves_graphs(self) -> bool:
+        return not args.disable_metadata
+
+    def user_folder(self) -> Path:
+        return Path(folder_paths.get_user_directory()) / "default"
 
     def temp_folder(self) -> Path | None:
         return Path(folder_paths.get_temp_directory())

@@ -69,7 +69,7 @@ class EmbeddedEngine:
             return None
         return "the executor thread has ended"
 
-    def keep_alive(self) -> None:
+    def take_over(self) -> None:
         pass  # whatever a node raises, the thread goes on
 
     def fail_all_runs(self) -> None:
@@ -108,8 +108,10 @@ class EmbeddedEngine:
     def input_folder(self) -> Path | None:
         return None
 
-    def temp_folder(self) -> Path | None:
-        return None
+    def saves_graphs(self) -> bool:
+        return False
+
+    user_folder = temp_folder = input_folder
 
     def _unload(self) -> None:
         for handle in self._held:

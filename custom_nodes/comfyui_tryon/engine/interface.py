@@ -158,8 +158,9 @@ class Engine(Protocol):
     def fault(self) -> str | None:
         """Why no run can ever finish again, or None. Takes no lock that execution holds."""
 
-    def keep_alive(self) -> None:
-        """Replaces the executor thread from now on whenever a node ends it; only where the process is the API's."""
+    def take_over(self) -> None:
+        """Makes the host serve this pack alone: replaces the executor thread whenever a node ends it, and drops
+        messages that nobody would receive. Call it only where the process is the API's."""
 
     def fail_all_runs(self) -> None:
         """Fails every run with EngineDead, after `fault` has given a reason. Call on the event loop."""
@@ -188,6 +189,12 @@ class Engine(Protocol):
 
     def input_folder(self) -> Path | None:
         """Where the web page uploads images; None where there is no web page."""
+
+    def saves_graphs(self) -> bool:
+        """Whether the web page's images hold the graph that made them."""
+
+    def user_folder(self) -> Path | None:
+        """Where the web page keeps what its users save; None where there is no web page."""
 
     def temp_folder(self) -> Path | None:
         """Where the web page looks for previews; None where there is no web page."""

@@ -5,16 +5,17 @@ A node reads its inputs, calls the model code and hands the image on.
 
 from typing import Any
 
-from .catvton import CatVTON, LoadCatVTONPipeline
+from .catvton import TryOnCatVTON, TryOnLoadCatVTON
 from .framing import TryOnCrop, TryOnPaste, TryOnRepaint
-from .masks import AutoMasker, LoadAutoMasker
+from .masks import TryOnAutoMasker, TryOnLoadAutoMasker
+from .published import AutoMasker, CatVTON, LoadAutoMasker, LoadCatVTONPipeline
 from .request import TryOnGarmentImage, TryOnMaskImage, TryOnOutput, TryOnPersonImage
 
 _CLASSES = (
-    LoadCatVTONPipeline,
-    CatVTON,
-    LoadAutoMasker,
-    AutoMasker,
+    TryOnLoadCatVTON,
+    TryOnCatVTON,
+    TryOnLoadAutoMasker,
+    TryOnAutoMasker,
     TryOnPersonImage,
     TryOnGarmentImage,
     TryOnMaskImage,
@@ -23,5 +24,9 @@ _CLASSES = (
     TryOnRepaint,
     TryOnOutput,
 )
-NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {cls.__name__: cls for cls in _CLASSES}
-NODE_DISPLAY_NAME_MAPPINGS = {cls.__name__: cls.DISPLAY_NAME for cls in _CLASSES}
+# In a ComfyUI, a node of another pack that has one of these names stays.
+PUBLISHED: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (LoadCatVTONPipeline, CatVTON, LoadAutoMasker, AutoMasker)
+}
+NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {cls.__name__: cls for cls in _CLASSES} | PUBLISHED
+NODE_DISPLAY_NAME_MAPPINGS = {name: cls.DISPLAY_NAME for name, cls in NODE_CLASS_MAPPINGS.items()}

@@ -15,10 +15,10 @@ from ..weights.loaders import ATTENTION_VERSIONS, LOADERS, PRECISIONS
 from .models import dtype, unwrap
 from .tensors import from_uint8, to_pil
 
-DEFAULTS = LOADERS["LoadCatVTONPipeline"].defaults
+DEFAULTS = LOADERS["TryOnLoadCatVTON"].defaults
 
 
-class LoadCatVTONPipeline:
+class TryOnLoadCatVTON:
     """Loads CatVTON's weights onto a base inpainting model."""
 
     DISPLAY_NAME = "Load CatVTON Pipeline"
@@ -78,7 +78,7 @@ class LoadCatVTONPipeline:
         return (_pipeline(*folders, attention_version, dtype(mixed_precision), compile),)
 
 
-class CatVTON:
+class TryOnCatVTON:
     """Dresses the person in the garment, inside the mask."""
 
     DISPLAY_NAME = "TryOn by CatVTON"
@@ -148,7 +148,7 @@ class CatVTON:
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> tuple[torch.Tensor]:
-        model = unwrap(pipe, CatVTONPipeline, "pipe", LoadCatVTONPipeline.DISPLAY_NAME)
+        model = unwrap(pipe, CatVTONPipeline, "pipe", TryOnLoadCatVTON.DISPLAY_NAME)
         element_size = next(model.unet.parameters()).element_size()
         engine().load(pipe, working_memory(width, height, element_size, engine().device(), batch_size))
         report = engine().progress(steps * batch_size)

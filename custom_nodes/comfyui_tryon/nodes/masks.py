@@ -22,7 +22,7 @@ LOADED: dict[str, type[SchpDensePoseMasker] | type[SegformerMasker]] = {
 }
 
 
-class LoadAutoMasker:
+class TryOnLoadAutoMasker:
     """Loads a masker."""
 
     DISPLAY_NAME = "Load AutoMask Generator"
@@ -39,7 +39,7 @@ class LoadAutoMasker:
                 "catvton_path": (
                     "STRING",
                     {
-                        "default": LOADERS["LoadAutoMasker"].defaults["catvton_path"],
+                        "default": LOADERS["TryOnLoadAutoMasker"].defaults["catvton_path"],
                         "tooltip": "Folder with SCHP and DensePose, or of a SegFormer.",
                     },
                 )
@@ -61,7 +61,7 @@ class LoadAutoMasker:
         return (_masker(parser, folder, dtype("auto")),)
 
 
-class AutoMasker:
+class TryOnAutoMasker:
     """Finds where a garment goes on a person."""
 
     DISPLAY_NAME = "Auto Mask Generation"
@@ -112,7 +112,7 @@ class AutoMasker:
         square: bool = False,
         largest_person: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        masker = unwrap(pipe, Masker, "pipe", LoadAutoMasker.DISPLAY_NAME)
+        masker = unwrap(pipe, Masker, "pipe", TryOnLoadAutoMasker.DISPLAY_NAME)
         engine().load(pipe)
         report = engine().progress(1)
         person = np.array(to_pil(target_image, "target_image"))

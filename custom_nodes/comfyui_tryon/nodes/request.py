@@ -1,15 +1,19 @@
 """Takes a request's images into a graph, by token, and hands the results back."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from .. import exchange, images
 from ..decoding import mask
+from ..demo import SAMPLES, SAMPLES_FOLDER
 from ..engine import current as engine
 from .results import results
 from .tensors import from_uint8
@@ -25,7 +29,8 @@ class _InputImage:
     """Gives an image of the request; in the web page, one from ComfyUI's input folder."""
 
     CATEGORY = "try-on"
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES: tuple[str, ...] = ("IMAGE",)
+    OUTPUT_TOOLTIPS: tuple[str, ...] = ("The image of the request; in the page, the chosen one.",)
     FUNCTION = "load"
     FIELD: str
     DECODE = staticmethod(images.decode)
@@ -50,10 +55,10 @@ class _InputImage:
         path = None if token else _input_path(image)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
-    def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor]:
+    def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor, ...]:
         pixels = self._pixels(image, token)
         if pixels is None:
-            raise ValueError(f"{type(self).__name__} has no image. Choose one in the node, or send it in the request.")
+            raise _no_image(self)
         return (from_uint8(pixels)[None],)
 
     def _pixels(self, image: str, token: str) -> np.ndarray | None:
@@ -64,9 +69,24 @@ class _InputImage:
 
 
 class TryOnPersonImage(_InputImage):
+    """Gives the person and, as LoadImage does, what was painted on it in the page's mask editor."""
+
     DISPLAY_NAME = "Try-on Person Image"
     DESCRIPTION = "The person of the request (person_image)."
+    RETURN_TYPES = ("IMAGE", "MASK")
+    OUTPUT_TOOLTIPS = (
+        "The person of the request; in the page, the chosen image.",
+        "What is painted on the chosen image in the mask editor; empty in a request, which sends mask_image.",
+    )
     FIELD = "person_image"
+
+    def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor, ...]:
+        path = None if token else _input_path(image)
+        painted = _painted(path) if path else None
+        if painted is not None:
+            return painted
+        (person,) = super().load(image, token)
+        return person, torch.zeros(person.shape[:3])
 
 
 class TryOnGarmentImage(_InputImage):
@@ -76,25 +96,45 @@ class TryOnGarmentImage(_InputImage):
 
 
 class TryOnMaskImage(_InputImage):
-    """Gives the mask of the request or, when it has none, the automatic one, computed only then."""
+    """Gives the mask of the request, else the one painted in the page, else the automatic one, computed only then."""
 
     DISPLAY_NAME = "Try-on Mask Image"
-    DESCRIPTION = "The mask of the request (mask_image); without one, what is linked to automatic, run only then."
+    DESCRIPTION = (
+        "The mask of the request (mask_image) or the chosen one; without one, what is painted on the person; without "
+        "that, what is linked to automatic, which runs only then."
+    )
+    OUTPUT_TOOLTIPS = ("White where the garment goes.",)
     FIELD = "mask_image"
     DECODE = staticmethod(mask.decode)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         automatic = ("IMAGE", {"lazy": True, "tooltip": "From Auto Mask Generation."})
-        return {**super().INPUT_TYPES(), "optional": {"automatic": automatic}}
+        painted = ("MASK", {"tooltip": "From Try-on Person Image: what is painted on it."})
+        return {**super().INPUT_TYPES(), "optional": {"automatic": automatic, "painted": painted}}
 
-    def check_lazy_status(self, image: str = "", token: str = "", **linked: Any) -> list[str]:
-        """Asks the host for `automatic` where it is linked (`linked` then has it) and no mask was given."""
+    def check_lazy_status(
+        self, image: str = "", token: str = "", painted: torch.Tensor | None = None, **linked: Any
+    ) -> list[str]:
+        """Asks the host for `automatic` where it is linked (`linked` then has it) and there is no other mask."""
         given = self.FIELD in exchange.find(token).images if token else _input_path(image) is not None
-        return [] if given else list(linked)
+        return [] if given or _is_painted(painted) else list(linked)
 
-    def load(self, image: str = "", token: str = "", automatic: torch.Tensor | None = None) -> tuple[torch.Tensor]:
-        return super().load(image, token) if automatic is None else (automatic,)
+    def load(
+        self,
+        image: str = "",
+        token: str = "",
+        automatic: torch.Tensor | None = None,
+        painted: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        pixels = self._pixels(image, token)
+        if pixels is not None:
+            return (from_uint8(pixels)[None],)
+        if painted is not None and _is_painted(painted):
+            return (painted[..., None].expand(-1, -1, -1, 3),)
+        if automatic is None:
+            raise _no_image(self)
+        return (automatic,)
 
 
 class TryOnOutput:
@@ -109,25 +149,58 @@ class TryOnOutput:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        return {"required": {"images": ("IMAGE",)}, "hidden": {**TOKEN["hidden"], **PLACE}}
+        graph = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+        return {"required": {"images": ("IMAGE",)}, "hidden": TOKEN["hidden"] | PLACE | graph}
 
-    def deliver(self, images: Any, token: str = "", place: int = 0) -> dict:
+    def deliver(
+        self,
+        images: Any,
+        token: str = "",
+        place: int = 0,
+        prompt: Any = None,
+        extra_pnginfo: dict[str, Any] | None = None,
+    ) -> dict:
         pixels = results(images)
         if token:
             request = exchange.find(token)
             for image in pixels:
                 request.deliver(image, place)
             return {"ui": {}}  # which the host keeps: nothing of a request may be in it
-        return {"ui": {"images": [_preview(image) for image in pixels]}}
+        graph = {"prompt": prompt, **(extra_pnginfo or {})} if engine().saves_graphs() else {}
+        return {"ui": {"images": [_preview(image, graph) for image in pixels]}}
+
+
+def _no_image(node: _InputImage) -> ValueError:
+    paint = ", paint it on the person" if node.FIELD == "mask_image" else ""
+    return ValueError(f"{type(node).__name__} has no image. Choose one in the node{paint}, or send it in the request.")
+
+
+def _is_painted(mask: torch.Tensor | None) -> bool:
+    return mask is not None and bool(mask.any())
+
+
+def _painted(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Reads a file with alpha as LoadImage does: the mask editor saves what is painted as transparent.
+
+    Returns:
+        The colours, transparent ones too, float (1, H, W, 3); and the mask, float (1, H, W), 1 where nothing shows.
+        None for a file without alpha.
+    """
+    with Image.open(path) as file:
+        if not file.has_transparency_data:
+            return None
+        pixels = np.array(ImageOps.exif_transpose(file).convert("RGBA"))
+    return from_uint8(pixels[None, ..., :3]), 1 - from_uint8(pixels[None, ..., 3])
 
 
 def _input_files() -> list[str]:
-    """Lists the images in ComfyUI's input folder, after the empty choice."""
+    """Lists the images in ComfyUI's input folder and the samples, after the empty choice."""
     folder = engine().input_folder()
     if folder is None or not folder.is_dir():
         return [""]
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
-    return ["", *sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes)]
+    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return ["", *files, *(f"{SAMPLES_FOLDER}/{path.name}" for path in sorted(SAMPLES.glob("*.png")))]
 
 
 def _input_path(image: str) -> Path | None:
@@ -139,12 +212,17 @@ def _input_path(image: str) -> Path | None:
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
-def _preview(pixels: np.ndarray) -> dict[str, str]:
-    """Saves an image where the web page finds it; returns how the page asks for it."""
+def _preview(pixels: np.ndarray, graph: Mapping[str, Any]) -> dict[str, str]:
+    """Saves an image where the web page finds it, with the graph that it opens; returns how the page asks for it."""
     folder = engine().temp_folder()
     if folder is None:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"tryon-{hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}.png"
-    Image.fromarray(pixels).save(folder / name, compress_level=1)
+    texts = {key: json.dumps(value) for key, value in graph.items()}
+    content = hashlib.sha256(pixels.tobytes() + json.dumps(texts).encode())
+    name = f"tryon-{content.hexdigest()[:16]}.png"
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    Image.fromarray(pixels).save(folder / name, pnginfo=info, compress_level=1)
     return {"filename": name, "subfolder": "", "type": "temp"}

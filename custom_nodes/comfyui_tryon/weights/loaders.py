@@ -48,7 +48,7 @@ def masker_needs(catvton_path: str, parser: str) -> Needs:
 
 
 LOADERS = {
-    "LoadCatVTONPipeline": Loader(
+    "TryOnLoadCatVTON": Loader(
         {
             "sd15_inpaint_path": BASE,
             "catvton_path": CATVTON,
@@ -58,5 +58,9 @@ LOADERS = {
         },
         pipeline_needs,
     ),
-    "LoadAutoMasker": Loader({"catvton_path": CATVTON, "parser": PARSERS[0]}, masker_needs),
+    "TryOnLoadAutoMasker": Loader({"catvton_path": CATVTON, "parser": PARSERS[0]}, masker_needs),
+}
+LOADERS |= {  # their names in the published pack
+    "LoadCatVTONPipeline": LOADERS["TryOnLoadCatVTON"],
+    "LoadAutoMasker": LOADERS["TryOnLoadAutoMasker"],
 }

@@ -3,18 +3,24 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..demo import checkpoint as demo_checkpoint
 from ..settings import PROJECT, settings
 from .files import MOVED, Needed, download_command
-from .loaders import Needs, masker_needs, pipeline_needs
+from .loaders import LOADERS, Needs, masker_needs, pipeline_needs
 
 logger = logging.getLogger(__name__)
 
 VOLUME = Path("/runpod-volume")
+
+DEMO = "tryon-demo/"
+"""How a path of the demo weights begins: they come with this pack, and no folder of that name is searched for."""
+PATHS = {name for loader in LOADERS.values() for name in loader.defaults if name.endswith("_path")}
 
 DEMO_NOTICE = "These are the small demo weights, trained on drawings; on photographs they transfer little but colour."
 
@@ -91,14 +97,35 @@ def search_folders() -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
+def demo_notice(graph: Mapping[str, Mapping[str, Any]] = {}) -> str | None:
+    """Returns the caveat about the demo weights if the models folder holds them or `graph`, a prompt, names them."""
+    named = any(
+        str(value).startswith(DEMO) for node in graph.values() for key, value in node["inputs"].items() if key in PATHS
+    )
+    return DEMO_NOTICE if named or _has_demo_models() else None
+
+
 @lru_cache
-def demo_notice() -> str | None:
-    """Returns the caveat about the demo weights if the models folder holds them."""
+def _has_demo_models() -> bool:
     folder = settings().models_dir
-    return DEMO_NOTICE if folder and demo_checkpoint.is_demo(folder) else None
+    return folder is not None and demo_checkpoint.is_demo(folder)
+
+
+@lru_cache
+def _own_demo() -> Path:
+    """Writes the demo weights, which are part of this pack, where this process may; returns their folder."""
+    folder_paths = sys.modules.get("folder_paths")
+    models = Path(folder_paths.models_dir) if folder_paths else PROJECT / "models"
+    try:
+        return demo_checkpoint.write(models / DEMO)
+    except OSError:
+        return demo_checkpoint.write(Path(tempfile.mkdtemp(prefix="tryon-demo-")))
 
 
 def _candidates(path: str) -> list[Path]:
+    if path.startswith(DEMO):
+        roots = [root for root in search_folders() if demo_checkpoint.is_demo(root)] or [_own_demo()]
+        return [root / path.removeprefix(DEMO) for root in roots]
     if os.path.isabs(path):
         return [Path(path)]
     same = MOVED.get(path, path)

@@ -221,7 +221,7 @@ def _check_masks(graph: Graph, images: set[str]) -> None:
     """Refuses a graph that uses the MASK output of a LoadImage: a request's images are decoded without alpha."""
     for node, entry in graph.items():
         for origin, output in _links(entry):
-            if origin in images and output == 1:
+            if origin in images and output == 1 and graph[origin]["class_type"] == "LoadImage":
                 raise WorkflowInvalid(
                     f"node {node} uses the MASK output of node {origin}, which request images do not have: "
                     "make the mask from its IMAGE output with ImageToMask"

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ..engine.interface import Engine
 from ..schema import BoundWorkflow, WorkflowList
@@ -26,14 +28,18 @@ MAX_BYTES = 4_000_000  # a file of 500 nodes has 1 MB
 
 
 class Workflows:
-    """Serves the workflow files of a folder; a file that is refused leaves its last good version serving.
+    """Serves workflow files; a file that is refused leaves its last good version serving.
+
+    They are those of the folder that workflows are published to and, under names that it does not have, those of the
+    bundled one, which may be the same folder.
 
     A file that has changed is read when it is next asked for, in a separate thread, and checked against the running
     engine before it is served.
     """
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, bundled: Path | None = None) -> None:
         self._folder = folder
+        self._bundled = bundled or folder
         self._engine = engine
         self._checks: dict[str, _Check] = {}
         self._lock = threading.Lock()
@@ -44,7 +50,8 @@ class Workflows:
 
     def names(self) -> list[str]:
         """Returns the names of all workflow files, sorted, including those that are refused."""
-        return sorted(path.stem for path in self._folder.glob("*.json") if NAME.fullmatch(path.stem))
+        paths = chain.from_iterable(folder.glob("*.json") for folder in (self._folder, self._bundled))
+        return sorted({path.stem for path in paths if NAME.fullmatch(path.stem)})
 
     async def get(self, name: str) -> Workflow:
         """Returns the workflow called `name`; if its file has changed, waits without blocking the event loop.
@@ -90,6 +97,19 @@ class Workflows:
         self._reported = set(found)
         return found
 
+    def document(self, name: str) -> dict[str, Any]:
+        """Returns a workflow's file as `{"workflow": the page's graph}`, or `{"prompt": ...}` where there is none.
+
+        Raises:
+            KeyError: there is no such file.
+            WorkflowInvalid: it cannot be read.
+        """
+        if not NAME.fullmatch(name) or not self._path(name).is_file():
+            raise KeyError(name)
+        page = self._page(name)
+        found = parsed_json(page.read_bytes() if page.is_file() else self._read(name))
+        return {"workflow" if isinstance(found, dict) and "nodes" in found else "prompt": found}
+
     def publish(self, name: str, body: bytes) -> Workflow:
         """Makes the web page's open graph the workflow called `name`, if it can serve. Call it off the event loop.
 
@@ -114,13 +134,13 @@ class Workflows:
         with self._writing:
             if not converts:
                 self._write(self._page(name), json.dumps(page, indent=1).encode())
-            self._write(self._path(name), content)
+            self._write(self._folder / f"{name}.json", content)
             if converts:
                 self._remove_page(name)
         return workflow
 
     def withdraw(self, name: str) -> None:
-        """Removes a workflow's files.
+        """Removes a published workflow's files; a bundled one of its name is served again.
 
         Raises:
             KeyError: there is no such file.
@@ -129,7 +149,7 @@ class Workflows:
             raise KeyError(name)
         with self._writing:
             try:
-                self._path(name).unlink()
+                (self._folder / f"{name}.json").unlink()
             except OSError:
                 raise KeyError(name) from None
             self._remove_page(name)
@@ -192,7 +212,7 @@ class Workflows:
     def _read(self, name: str) -> bytes:
         try:
             path = self._path(name).resolve(strict=True)
-            if not path.is_relative_to(self._folder.resolve()):
+            if not any(path.is_relative_to(folder.resolve()) for folder in (self._folder, self._bundled)):
                 raise WorkflowInvalid("it is a link out of the workflows folder")
             with open(path, "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -206,7 +226,10 @@ class Workflows:
             raise WorkflowInvalid("it is a link to itself") from None
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
+        """Returns the file that serves, or would serve, as the workflow called `name`."""
+        path = self._folder / f"{name}.json"
+        bundled = self._bundled / path.name
+        return bundled if not os.path.lexists(path) and bundled.is_file() else path
 
     def _page(self, name: str) -> Path:
         return self._folder / PAGE_FOLDER / f"{name}.json"
@@ -229,7 +252,7 @@ class Workflows:
         """Replaces a file at once, so that nobody reads half of it."""
         part = None
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.parent.resolve().is_relative_to(self._folder.resolve()):
                 raise WorkflowInvalid(f"{path.parent.name} is a link out of the workflows folder")
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:

@@ -11,7 +11,7 @@ from .checks import NodeClasses, WorkflowInvalid, describe, shown
 MAX_CLASSES = 40
 CORE_PACK = "comfy-core"
 CORE_NODES = Path(__file__).with_name("core_nodes.txt")
-PACK = "into ComfyUI's custom_nodes folder, list its folder in TRYON_PACKS, and restart"
+INSTALL = "into ComfyUI's custom_nodes folder, list its folder in TRYON_PACKS, and restart"
 REMEDIES = {
     "group": "a legacy group node that cannot be expanded: open the workflow in ComfyUI's web page, turn it into a "
     "subgraph and save again",
@@ -19,8 +19,8 @@ REMEDIES = {
     "comfyui": "ComfyUI's own nodes, and this server runs without ComfyUI: set COMFYUI_DIR and restart",
     "service": "nodes that call paid services over the internet, which are switched off here: replace them",
     "newer": "ComfyUI's own nodes, which this ComfyUI lacks: update ComfyUI",
-    "pack": f"no node class of that name is loaded. Put the node pack that it comes from {PACK}",
-    "named": f"not loaded here. Put the pack {PACK}",
+    "pack": f"no node class of that name is loaded. Put the node pack that it comes from {INSTALL}",
+    "named": f"not loaded here. Put the pack {INSTALL}",
 }
 
 

@@ -1,0 +1,171 @@
+"""The repository as a pack of somebody's ComfyUI, which start.sh does not start: it adds, and changes nothing else."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from support.images import picture
+from support.servers import FOLDERS, NONE_FOUND, ROOT, START_TIMEOUT_S, Server, comfyui_version, running
+
+REQUESTS = 20
+START = 'cd "$1" && exec "$2" -u main.py --cpu --port "$PORT" --disable-auto-launch "${@:3}"'
+OTHER_PACK = """
+class Other:
+    CATEGORY, RETURN_TYPES, FUNCTION, DESCRIPTION = "other", ("IMAGE",), "run", "of another pack"
+    @classmethod
+    def INPUT_TYPES(cls): return {"required": {}}
+    def run(self): return (None,)
+NODE_CLASS_MAPPINGS = {"%s": Other}
+"""
+HOSTS = [pytest.param(folder, id=comfyui_version(folder)) for folder in FOLDERS] or [
+    pytest.param(None, marks=pytest.mark.skip(reason=NONE_FOUND))
+]
+
+
+@contextlib.contextmanager
+def host(comfyui: Path, folder: Path, *packs: Path) -> Iterator[Server]:
+    """A ComfyUI as its user starts it, with these folders of packs, in this order, and other folders of its own."""
+    paths = folder / "paths.yaml"
+    paths.write_text("".join(f"packs{index}:\n  custom_nodes: {pack}\n" for index, pack in enumerate(packs)) or "{}")
+    for name in ("user", "input", "output", "temp", "page"):
+        (folder / name).mkdir(parents=True)
+    options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
+    options += [f"--front-end-root={folder / 'page'}", f"--extra-model-paths-config={paths}"]
+    command = ("bash", "-c", START, "bash", str(comfyui), sys.executable, *options)
+    with running(str(comfyui), folder / "log.txt", command=command, wait=False) as server:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(server.url + "/queue", timeout=5).status_code == 200:
+                    break
+            assert server.process.poll() is None and time.monotonic() < deadline, server.log()[-4000:]
+            time.sleep(0.2)
+        yield server
+
+
+def prompt(number: int) -> dict[str, dict]:
+    """Prompts that succeed, and prompts that are refused for a missing value or a link to no node."""
+    graph: dict[str, dict] = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": number}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    if number % 5 == 3:
+        del graph["1"]["inputs"]["width"]
+    if number % 5 == 4:
+        graph["1"]["inputs"]["batch_size"] = ["3", 0]
+    return graph
+
+
+async def recorded(server: Server) -> dict[str, Any]:
+    """What ComfyUI's own client sees of REQUESTS prompts: replies, events and history, without what always differs."""
+    ids: dict[str, str] = {}
+    replies, events = [], []
+    async with aiohttp.ClientSession(server.url) as session, session.ws_connect("/ws?clientId=page") as socket:
+        for number in range(REQUESTS):
+            body = {"prompt": prompt(number), "client_id": "page", "extra_data": {"number": number}}
+            async with session.post("/prompt", json=body) as reply:
+                content = await reply.json()
+                if "prompt_id" in content:
+                    ids[content["prompt_id"]] = f"prompt {number}"
+                replies.append((reply.status, content))
+            while "prompt_id" in content:
+                message = await asyncio.wait_for(socket.receive(), 60)
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    events.append(("binary", message.data[:8].hex()))
+                    continue
+                event = json.loads(message.data)
+                if event["type"] != "status":  # also sent at moments that depend on threads
+                    events.append((event["type"], event["data"]))
+                if event["type"] in ("execution_success", "execution_error"):
+                    break
+        async with session.post("/interrupt") as reply:  # of nothing: the next prompt runs all the same
+            replies.append((reply.status, await reply.text()))
+        async with session.get("/history") as reply:
+            history = await reply.json()
+        async with session.get("/queue") as reply:
+            queue = await reply.json()
+        nodes = {}
+        for name in ("LoadImage", "PreviewImage", "KSampler"):
+            async with session.get(f"/object_info/{name}") as reply:
+                nodes[name] = await reply.json()
+    found = {"replies": replies, "events": events, "history": history, "queue": queue, "nodes": nodes}
+    text = json.dumps(found)
+    for prompt_id, name in ids.items():
+        text = text.replace(prompt_id, name)
+    return without_times(json.loads(text))
+
+
+def without_times(value: Any) -> Any:
+    """Leaves out what differs between any two runs: times, and the random part of the names of previews."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in ("timestamp", "create_time")} | (
+            {"filename": "preview"} if "filename" in value else {}
+        )
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("comfyui", HOSTS)
+def test_a_clone_adds_and_changes_nothing_else(comfyui, tmp_path, fields):
+    before, clone, after = (tmp_path / name for name in ("before", "clone", "after"))
+    for folder, taken in ((before, "CatVTON"), (after, "AutoMasker")):
+        (folder / "other-pack").mkdir(parents=True)
+        (folder / "other-pack/__init__.py").write_text(OTHER_PACK % taken)
+    clone.mkdir()
+    (clone / "my.try-on").symlink_to(ROOT)
+    (after / "comfyui_tryon").symlink_to(ROOT / "custom_nodes/comfyui_tryon")
+    (tmp_path / "alone").mkdir()
+    with host(comfyui, tmp_path / "alone") as server:
+        alone = asyncio.run(recorded(server))
+    (tmp_path / "joined").mkdir()
+    with host(comfyui, tmp_path / "joined", before, clone, after) as server:
+        assert asyncio.run(recorded(server)) == alone
+        assert len(alone["history"]) == [event for event, _ in alone["events"]].count("execution_success") == 12
+        with server.client() as client:
+            names = client.get("/object_info").json()
+            assert {name: names[name]["description"] == "of another pack" for name in ("CatVTON", "AutoMasker")} == {
+                "CatVTON": True, "AutoMasker": True
+            }  # fmt: skip
+            assert {"TryOnCatVTON", "TryOnAutoMasker", "LoadCatVTONPipeline", "LoadAutoMasker"} <= names.keys()
+            templates = client.get("/api/workflow_templates").json()
+            assert set(templates["my.try-on"]) == {path.stem for path in (ROOT / "workflows").glob("*.json")}
+            assert len(templates["my.try-on"]) == len(set(templates["my.try-on"]))
+            for name in templates["my.try-on"]:
+                template = client.get(f"/api/workflow_templates/my.try-on/{name}.json").json()
+                assert template["nodes"] and client.get(f"/api/workflow_templates/my.try-on/{name}.jpg").is_success
+            reply = client.post("/api/v1/tryon", json=fields | {"workflow": "demo"})
+            assert picture(reply).shape == (192, 128, 3) and "demo weights" in reply.json()["notice"]
+            missing = client.post("/api/v1/tryon", json=fields | {"workflow": "catvton"})
+            assert missing.json()["error"]["code"] == "not_ready"
+            assert client.get("/queue").status_code == client.get("/ping").status_code == 200
+    log = server.log()
+    assert "Remove one of the two" in log and "Traceback" not in log.split("catvton", 1)[0]
+    assert f"on port {server.url.rpartition(':')[2]}" in log
+
+
+def test_a_copy_looks_for_workflows_in_itself(tmp_path):
+    """In a process of its own that knows no ComfyUI, the folder alone."""
+    from comfyui_tryon.settings import TEMPLATES
+
+    copied = tmp_path / "ComfyUI/custom_nodes/tryon"
+    shutil.copytree(TEMPLATES.parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ComfyUI/workflows").mkdir()  # somebody else's
+    code = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("a-pack", {str(copied / "__init__.py")!r})
+module = sys.modules["a-pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+settings = importlib.import_module("a-pack.settings")
+print(settings.settings().workflows_dir)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout.strip() == str(copied / "example_workflows"), result.stderr
