@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from comfyui_tryon.nodes.catvton import CatVTON
+from comfyui_tryon.nodes.catvton import TryOnCatVTON
 from support.servers import ROOT
 
 DEMO = json.loads((ROOT / "workflows/demo.json").read_text())
@@ -89,9 +89,9 @@ async def test_drawn_seeds_survive_javascript_and_given_ones_are_exact(api, grey
 
 
 async def test_seeds_fit_the_nodes_of_other_packs(api, grey, monkeypatch):
-    declared = CatVTON.INPUT_TYPES()
+    declared = TryOnCatVTON.INPUT_TYPES()
     declared["required"]["seed"] = ("INT", {"min": 5, "max": 2**32 - 1})
-    monkeypatch.setattr(CatVTON, "INPUT_TYPES", classmethod(lambda cls: declared))
+    monkeypatch.setattr(TryOnCatVTON, "INPUT_TYPES", classmethod(lambda cls: declared))
     client = await api()
     for drawn, expected in ((lambda limit: limit - 1, 2**32 - 1), (lambda limit: 0, 5)):
         monkeypatch.setattr("comfyui_tryon.tryon.secrets.randbelow", drawn)

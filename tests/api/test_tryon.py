@@ -162,7 +162,7 @@ async def test_delete_cancels_its_own_request(api, grey):
 
 
 async def test_a_deadline_cancels_the_run(api, grey):
-    client = await api(timeout_s=0.05)
+    client = await api(timeout_s=1)
     client.engine.holds = True
     assert await client.error(grey) == (504, "timeout")
     assert client.engine.runs[0].finished.done()
