@@ -185,6 +185,7 @@ fi
 case $mode in
   test)
     [ -z "$comfyui" ] || web_packages "$comfyui" >/dev/null  # else two servers that start at once would install them
+    unset PYTHONDONTWRITEBYTECODE  # every server would compile ComfyUI again
     [ ${#arguments[@]} -gt 0 ] || arguments=(-n auto --dist loadscope --no-loadscope-reorder)
     cd "$here"
     exec "$python" -m pytest "${arguments[@]}"
