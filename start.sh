@@ -186,7 +186,10 @@ case $mode in
   test)
     [ -z "$comfyui" ] || web_packages "$comfyui" >/dev/null  # else two servers that start at once would install them
     unset PYTHONDONTWRITEBYTECODE  # every server would compile ComfyUI again
-    [ ${#arguments[@]} -gt 0 ] || arguments=(-n auto --dist loadscope --no-loadscope-reorder)
+    if [ ${#arguments[@]} -eq 0 ]; then
+      arguments=(-n auto --dist loadscope --no-loadscope-reorder)
+      export OMP_NUM_THREADS=1  # there is a worker for each core
+    fi
     cd "$here"
     exec "$python" -m pytest "${arguments[@]}"
     ;;
