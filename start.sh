@@ -130,7 +130,10 @@ urllib.request.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)
   if [ -n "$comfyui" ]; then
     local requirements
     requirements=$here/.venv/requirements-$(cksum <"$comfyui/requirements.txt" | cut -d' ' -f1).txt
-    grep -vE '^comfyui-' "$comfyui/requirements.txt" >"$requirements"
+    if [ ! -f "$requirements" ]; then
+      grep -vE '^comfyui-' "$comfyui/requirements.txt" >"$requirements.$$"
+      mv "$requirements.$$" "$requirements"
+    fi
     install_once -r "$requirements"
   fi
 }
@@ -192,6 +195,12 @@ fi
 
 case $mode in
   test)
+    [ -z "$comfyui" ] || web_packages "$comfyui" >/dev/null  # else two servers that start at once would install them
+    unset PYTHONDONTWRITEBYTECODE  # every server would compile ComfyUI again
+    if [ ${#arguments[@]} -eq 0 ]; then
+      arguments=(-n auto --dist loadscope --no-loadscope-reorder)
+      export OMP_NUM_THREADS=1  # there is a worker for each core
+    fi
     cd "$here"
     exec "$python" -m pytest "${arguments[@]}"
     ;;

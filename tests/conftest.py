@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from comfyui_tryon import cpus
 from comfyui_tryon.demo import SAMPLES, checkpoint
 from comfyui_tryon.engine import install
 from comfyui_tryon.engine.embedded import EmbeddedEngine
@@ -28,7 +29,8 @@ install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last_on_its_server: ends or breaks the server that other tests share")
-    checkpoint.write(DEMO_MODELS)
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers start after this process
+        checkpoint.write(DEMO_MODELS)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,14 +38,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Keeps the tests of an engine together, which share its servers, and puts those last that end one."""
     yield  # pytest sorts too, by parameters
     groups = {item: group(item.nodeid) for item in items}
-    order = {name: number for number, name in enumerate(dict.fromkeys(groups.values()))}
+    order = {name: number for number, name in enumerate(sorted(dict.fromkeys(groups.values()), key=_rank))}
     items.sort(key=lambda item: (order[groups[item]], _is_last(item)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two, for -n auto, since most of the time goes by in the servers of two engines; on one core none."""
+    return 2 if cpus.available() > 1 else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
+    """Gives each group to one worker, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # --dist loadgroup of xdist 3.8 has no effect with pytest 9.2
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
 
 
 def group(test: str) -> str:
     """The engine that a test is about, or else its file."""
     found = re.search(r"[\[\-](embedded|comfyui(-[\d.]+)?)[\]\-]", test)
     return found[1] if found else test.partition("::")[0]
+
+
+def _rank(name: str) -> int:
+    """The quickest tests come first, and after them what takes long, so that two workers end at about the same time."""
+    if name.startswith("tests/api/"):
+        return 0
+    if not name.endswith(".py"):
+        return 1
+    return 2 if name.startswith("tests/models/") else 3
 
 
 def _is_last(item: pytest.Item) -> bool:

@@ -11,7 +11,7 @@ from comfyui_tryon.engine.interface import NodeFailed
 from support.invalid import invalid_requests
 from support.watching import resources
 
-REQUESTS = 600
+REQUESTS = 300
 SETTLED = 100
 GROWN_BYTES = 20e6
 

@@ -12,6 +12,7 @@ from comfyui_tryon.engine.comfyui_queue import watch
 from comfyui_tryon.engine.comfyui_worker import MAX_DEATHS_IN_A_ROW, ExecutorThread, guard_nodes
 from comfyui_tryon.engine.interface import NodeFailed
 from comfyui_tryon.engine.raised import MAX_TEXT, bounded, text_of, trace_of
+from comfyui_tryon.masker import NoPersonFound
 from support.waiting import until
 
 # Python shows what ends a thread, and pytest warns of it.
@@ -98,7 +99,9 @@ STRANGE = [
 ]  # fmt: skip
 
 
-def raised_by(error: BaseException, ours: bool = True, is_coroutine: bool = False) -> BaseException:
+def raised_by(
+    error: BaseException, ours: bool = True, is_coroutine: bool = False, on_requests_fault=pytest.fail
+) -> BaseException:
     """Returns what ComfyUI gets from a guarded node that raises `error`."""
 
     def node():
@@ -108,7 +111,7 @@ def raised_by(error: BaseException, ours: bool = True, is_coroutine: bool = Fals
         raise error
 
     execution = types.SimpleNamespace(get_output_data=coroutine if is_coroutine else node)
-    guard_nodes(execution, Interruption, lambda: ours)
+    guard_nodes(execution, Interruption, lambda: ours, on_requests_fault)
     with pytest.raises(BaseException) as caught:
         waiting = execution.get_output_data()
         waiting.send(None)
@@ -133,6 +136,13 @@ def test_ordinary_exceptions_and_interruptions_pass(error):
 
 @pytest.mark.parametrize("error", STRANGE, ids=lambda error: type(error).__name__)
 def test_what_other_peoples_prompts_raise_passes(error):
+    assert raised_by(error, ours=False) is error
+
+
+def test_a_fault_of_the_request_interrupts_and_is_told():
+    told: list[BaseException] = []
+    error = NoPersonFound()
+    assert isinstance(raised_by(error, on_requests_fault=told.append), Interruption) and told == [error]
     assert raised_by(error, ours=False) is error
 
 

@@ -3,31 +3,35 @@
 import numpy as np
 import pytest
 from comfyui_tryon.demo import SAMPLES
-from drawing import ARMS, CLOTH_TYPES, DRESS, PANTS, SKIRT, UPPER, draw_pair
+from drawing import ARMS, CLOTH_TYPES, DRESS, PANTS, SKIRT, UPPER, Pair, draw_pair
 from PIL import Image
 
 SEEDS = range(24)
-PAIRS = [draw_pair(seed, 96, 128) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    return [draw_pair(seed, 96, 128) for seed in SEEDS]
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
-def test_a_seed_gives_the_same_pixels_again():
+def test_a_seed_gives_the_same_pixels_again(pairs):
     again = draw_pair(SEEDS[3], 96, 128)
     for name in ("person", "garment", "worn", "mask", "labels", "dressed"):
-        assert getattr(again, name).tobytes() == getattr(PAIRS[3], name).tobytes(), name
+        assert getattr(again, name).tobytes() == getattr(pairs[3], name).tobytes(), name
 
 
-def test_seeds_differ_and_cover_all_cloth_types():
-    assert len({pair.person.tobytes() for pair in PAIRS}) == len(PAIRS)
-    assert {pair.cloth_type for pair in PAIRS} == set(CLOTH_TYPES)
+def test_seeds_differ_and_cover_all_cloth_types(pairs):
+    assert len({pair.person.tobytes() for pair in pairs}) == len(pairs)
+    assert {pair.cloth_type for pair in pairs} == set(CLOTH_TYPES)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_worn_differs_from_person_inside_the_mask_only(seed):
-    pair = PAIRS[seed]
+def test_worn_differs_from_person_inside_the_mask_only(pairs, seed):
+    pair = pairs[seed]
     changed = (pixels(pair.worn) != pixels(pair.person)).any(-1)
     mask = pixels(pair.mask)
     assert set(np.unique(mask)) == {0, 255}
@@ -38,8 +42,8 @@ def test_worn_differs_from_person_inside_the_mask_only(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_labels_are_atr_classes_and_name_what_is_replaced(seed):
-    pair = PAIRS[seed]
+def test_labels_are_atr_classes_and_name_what_is_replaced(pairs, seed):
+    pair = pairs[seed]
     labels = pixels(pair.labels)
     assert labels.min() >= 0 and labels.max() <= 17
     replaced = {"upper": [UPPER], "lower": [SKIRT, PANTS], "overall": [UPPER, DRESS]}[pair.cloth_type]
@@ -48,28 +52,28 @@ def test_labels_are_atr_classes_and_name_what_is_replaced(seed):
     assert (pixels(pair.mask)[there] > 0).mean() > 0.85
 
 
-def test_faces_hair_and_the_background_far_off_are_never_masked():
-    for pair in PAIRS:
+def test_faces_hair_and_the_background_far_off_are_never_masked(pairs):
+    for pair in pairs:
         hair = pixels(pair.labels) == 2
         assert (pixels(pair.mask)[hair] > 0).sum() <= 0.1 * hair.sum()
         assert not pixels(pair.mask)[:8, :8].any()
 
 
-def test_a_left_arm_is_on_the_right_of_the_picture():
-    for pair in PAIRS:
+def test_a_left_arm_is_on_the_right_of_the_picture(pairs):
+    for pair in pairs:
         labels = pixels(pair.labels)
         right, left = (np.nonzero(labels == arm)[1] for arm in ARMS)
         if len(right) and len(left):
             assert right.mean() < left.mean()
 
 
-def test_the_same_seed_at_another_size_is_the_same_picture():
+def test_the_same_seed_at_another_size_is_the_same_picture(pairs):
     large = draw_pair(5, 192, 256).person.reduce(2)
-    assert np.abs(pixels(large) - pixels(PAIRS[5].person)).mean() < 3
+    assert np.abs(pixels(large) - pixels(pairs[5].person)).mean() < 3
 
 
-def test_garments_lie_on_white():
-    for pair in PAIRS:
+def test_garments_lie_on_white(pairs):
+    for pair in pairs:
         garment = pixels(pair.garment)
         assert (garment[:4] == 255).all() and (garment[:, :2] == 255).all()
         assert (garment.min(-1) < 250).mean() > 0.1

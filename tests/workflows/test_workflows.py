@@ -540,7 +540,7 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_versions(server, 
                 path.write_text(content)
             else:
                 write(server.workflows, "swapped", content.encode())
-            done.wait(0.05)
+            done.wait(0.02)
         done.set()
         assert all(future.result() for future in asking)
 

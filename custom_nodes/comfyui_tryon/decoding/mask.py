@@ -172,15 +172,20 @@ def _on_black(
 
     if len(np.unique(values)) > 2 or values.min() > 0:
         _check_greys(image, colours, values, value, lossy)
-    return lambda strip: value(strip).point(levels)
+    shown = levels if lossy else _scale(top).tolist()  # what is lossless reaches the sampler as it was drawn
+    return lambda strip: value(strip).point(shown)
 
 
 def _levels(top: float) -> list[int]:
     """Returns the table that scales 0 to `top` to 0 to 255, and makes what is nearly black or white so."""
-    scaled = np.minimum(np.arange(256) * 255 / top, 255).round().astype(int)
+    scaled = _scale(top)
     scaled[scaled <= BLACK] = 0
     scaled[scaled >= WHITE_FROM] = 255
     return scaled.tolist()
+
+
+def _scale(top: float) -> np.ndarray:
+    return np.minimum(np.arange(256) * 255 / top, 255).round().astype(int)
 
 
 def _check_one_colour(colours: _Colours, values: np.ndarray, lossy: bool) -> None:
