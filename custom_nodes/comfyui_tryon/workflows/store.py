@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.interface import Engine
-from ..schema import BoundWorkflow, WorkflowList
+from ..reply_models import BoundWorkflow, WorkflowList
 from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid, to_prompt
