@@ -19,12 +19,13 @@ PLACES = {
     "TryOnPersonImage": (40, 640, 300, 420),
     "TryOnGarmentImage": (40, 1160, 300, 420),
     "TryOnLoadAutoMasker": (440, 80, 400, 110),
-    "TryOnAutoMasker": (940, 160, 400, 190),
+    "TryOnAutoMasker": (940, 160, 400, 220),
     "TryOnMaskImage": (1440, 380, 400, 160),
-    "TryOnLoadCatVTON": (1440, 960, 400, 240),
-    "TryOnCatVTON": (1940, 700, 440, 480),
-    "TryOnRepaint": (2540, 560, 360, 130),
-    "TryOnOutput": (3000, 560, 400, 560),
+    "TryOnCrop": (1940, 700, 360, 220),
+    "TryOnLoadCatVTON": (1440, 1280, 400, 240),
+    "TryOnCatVTON": (2420, 960, 440, 480),
+    "TryOnPaste": (2980, 500, 360, 190),
+    "TryOnOutput": (3460, 560, 400, 560),
 }
 COLOURS = {"TryOnPersonImage": ("#232", "#353"), "TryOnGarmentImage": ("#232", "#353"), "TryOnOutput": ("#323", "#535")}
 # The form that a template opens as: (class, widget), in order.

@@ -15,7 +15,8 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 from .errors import ApiError
 from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
 from .imagefiles.colour import Conversion
-from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, strips, upright
+from .imagefiles.reducing import reduce, reduced
+from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, empty, strips, upright
 
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # imported by the first HEIC: it takes 0.1 s
 PILLOW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
@@ -39,15 +40,18 @@ class Header:
     Attributes:
         width, height: in pixels, as stored.
         decoder_bytes: the most that decoding takes beside the pixels it returns.
+        max_side: what the longer side is reduced to, if it is longer.
     """
 
     width: int
     height: int
     decoder_bytes: int
+    max_side: int | None = None
 
     @property
     def pixel_bytes(self) -> int:
-        return self.width * self.height * CHANNELS
+        width, height = reduced((self.width, self.height), self.max_side)
+        return width * height * CHANNELS
 
 
 @dataclass
@@ -64,17 +68,19 @@ class Opened:
     profile: bytes | None = None
 
 
-def read_header(data: bytes, field: str, max_pixels: int) -> Header:
+def read_header(data: bytes, field: str, max_pixels: int, max_side: int | None = None) -> Header:
     """Checks one uploaded image as far as that is possible without decoding a pixel.
 
     Raises:
         ApiError: as `decode`.
     """
     with opened(data, field, max_pixels) as found:
-        return Header(*found.image.size, _decoder_bytes(found.image))
+        return Header(*found.image.size, _decoder_bytes(found.image, max_side), max_side)
 
 
-def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None) -> np.ndarray:
+def decode(
+    data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None, max_side: int | None = None
+) -> np.ndarray:
     """Decodes one uploaded image.
 
     Turned upright by its EXIF orientation, converted to sRGB from the colour space that its file tells, flattened on
@@ -85,6 +91,7 @@ def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None =
         field: the request field it came in, named in errors.
         max_pixels: the limit on width x height, checked before any pixel is decoded.
         allocate: makes the array of uint8 that is filled and returned.
+        max_side: reduces an image of a longer side to it, with Lanczos.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -94,7 +101,8 @@ def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None =
     """
     with opened(data, field, max_pixels) as found:
         load(found, data)
-        return upright(found.image, found.orientation, Conversion(found.image, found.profile), allocate or empty)
+        image, conversion = reduce(found.image, Conversion(found.image, found.profile), max_side)
+        return upright(image, found.orientation, conversion, allocate or empty)
 
 
 def load(found: Opened, data: bytes) -> None:
@@ -145,11 +153,6 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for top, bottom, strip in strips(resized):
         result[top:bottom] = strip
     return result
-
-
-def empty(shape: tuple[int, int, int]) -> np.ndarray:
-    """Makes the array of uint8 for an image's pixels."""
-    return np.empty(shape, np.uint8)
 
 
 def damaged(field: str, kind: str = "image") -> ApiError:
@@ -263,7 +266,7 @@ def _is_memory_error(error: Exception) -> bool:
     return short or isinstance(error, MemoryError)
 
 
-def _decoder_bytes(image: Image.Image) -> int:
+def _decoder_bytes(image: Image.Image, max_side: int | None) -> int:
     pixels = image.width * image.height
     stored = STORED.get(image.mode, 4)
     if image.format == "JPEG":
@@ -271,6 +274,8 @@ def _decoder_bytes(image: Image.Image) -> int:
         beside = 2 * getattr(image, "layers", 4)
     else:
         beside = BESIDE.get(image.format or "", max(BESIDE.values()))
+    if max(image.size) > (max_side or MAX_SIDE):
+        beside += CHANNELS + 4  # converted before it is reduced
     return pixels * (stored + beside) + min(pixels, STRIP_PIXELS) * STRIP_BYTES
 
 

@@ -118,7 +118,7 @@ class Lifecycle:
         for number, mask_image in enumerate(masks):
             fields = TryonRequest(
                 person_image=person,
-                garment_image=garment,
+                garment_image=[garment],
                 mask_image=mask_image,
                 num_inference_steps=1 if "num_inference_steps" in workflow.parameters else None,
             )

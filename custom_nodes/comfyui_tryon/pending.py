@@ -12,7 +12,8 @@ from .engine.interface import Progress, Run
 from .errors import ApiError
 from .keys import ANYBODY
 from .log import RequestLog
-from .schema import ImageFormat, Timings
+from .reply_models import Caution, Report, Timings
+from .schema import ImageFormat
 from .workflows.binding import Workflow
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Result:
         seed: makes the same images again; None if it made none of them.
         seeds: for each image the seed that makes it alone, if there is one.
         first_seed: makes the first image again; None if it did not make it.
+        reports: for each image what was done to the person image, if that is known.
+        mask: a PNG of where the images may have changed, if it was asked for.
     """
 
     images: list[bytes]
@@ -45,6 +48,9 @@ class Result:
     timings: Timings
     output_format: ImageFormat
     stages: dict[str, float]
+    reports: list[Report | None]
+    mask: bytes | None
+    warnings: list[Caution]
 
 
 class PendingRequest:
@@ -74,7 +80,7 @@ class PendingRequest:
         self.timeout_s = timeout_s
         self.position: int | None = None
         self.arrived = time.perf_counter()
-        self.queued = self.started = self.ended = 0.0
+        self.decoded = self.queued = self.started = self.ended = 0.0
         self.run: Run | None = None
         self.cancel_reason: ApiError | None = None
         self._task: asyncio.Task[Result] | None = None

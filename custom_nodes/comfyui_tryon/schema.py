@@ -23,8 +23,10 @@ SEED_MAX = 2**64 - 1
 # Of the seeds that the server draws: JavaScript and many JSON parsers round greater numbers.
 DRAWN_SEED_MAX = 2**53 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
+MAX_GARMENTS = 4
 
 ImageFormat = Literal["png", "jpeg", "webp"]
+Framing = Literal["person", "model"]
 
 
 class NodeInput:
@@ -32,6 +34,14 @@ class NodeInput:
 
     def __init__(self, *names: str) -> None:
         self.names = names
+
+
+class Several:
+    """Marks a field that is a list, and may be sent as one value instead, or as a form's part that is repeated."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
 
 
 def _image(value: Any) -> bytes:
@@ -44,6 +54,10 @@ def _image(value: Any) -> bytes:
         return decode_text(value)
     except NoImageText as error:
         raise PydanticCustomError("image", "{problem}", {"problem": str(error)}) from None
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
 def _seed(value: Any) -> Any:
@@ -94,6 +108,10 @@ ImageData = Annotated[
     WithJsonSchema({"type": "string", "format": "byte", "contentEncoding": "base64", "minLength": 1}),
 ]
 Number = BeforeValidator(_number)
+SEVERAL = Several()
+Listed = BeforeValidator(_listed)
+EachGarment = Field(min_length=1, max_length=MAX_GARMENTS)
+ClothType = Annotated[Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type)]
 Side = Annotated[
     int,
     Number,
@@ -108,19 +126,34 @@ class TryonRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     person_image: ImageData = Field(description="The person: base64, a data URI or, in a form, a file.")
-    garment_image: ImageData = Field(description="The garment: base64, a data URI or, in a form, a file.")
+    garment_image: Annotated[list[ImageData], EachGarment, Listed, SEVERAL] = Field(
+        description="The garment: base64, a data URI or, in a form, a file. Or 1 to 4 of them, put on in this order."
+    )
     mask_image: ImageData | None = Field(
         default=None,
         description="White where the garment goes and black elsewhere, or strokes on a transparent canvas; in the "
         "frame of person_image. Made automatically if left out.",
     )
-    cloth_type: Annotated[
-        Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type), NodeInput("cloth_type")
-    ] = Field(
-        default="upper",
-        description="What the automatic mask covers. Aliases: "
+    cloth_type: Annotated[list[ClothType], EachGarment, Listed, SEVERAL, NodeInput("cloth_type")] = Field(
+        default=["upper"],
+        description="What the automatic mask covers: one for all garments, or one for each. Aliases: "
         + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items())
         + ".",
+        json_schema_extra={"default": "upper"},
+    )
+    mask_shape: Annotated[
+        Literal["outline", "box"] | None, BeforeValidator(_word), NodeInput("mask_shape", "square")
+    ] = Field(
+        default=None,
+        description="box: the automatic mask is a rectangle, which hides the length and outline of what is worn.",
+    )
+    framing: Annotated[Framing | None, BeforeValidator(_word), NodeInput("framing")] = Field(
+        default=None,
+        description="person: the reply has the person image's own size, as it was sent outside the mask. model: the "
+        "sampler's crop and size.",
+    )
+    return_mask: Annotated[bool, BeforeValidator(_word)] = Field(
+        default=False, description="Adds output.mask, in the frame of the images. For JSON replies only."
     )
     num_inference_steps: Annotated[
         int | None, Field(ge=1, le=100), Number, NodeInput("num_inference_steps", "steps")
@@ -136,7 +169,9 @@ class TryonRequest(BaseModel):
         # replaces the generated schema, which does not know that -1 is accepted
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": -1, "maximum": SEED_MAX}, {"type": "null"}]},
     )
-    width: Annotated[Side | None, NodeInput("width")] = None
+    width: Annotated[Side | None, NodeInput("width")] = Field(
+        default=None, description="Of what the sampler makes; width or height alone keeps the workflow's aspect ratio."
+    )
     height: Annotated[Side | None, NodeInput("height")] = None
     num_images: Annotated[int, Field(ge=1, le=4), Number, NodeInput("batch_size")] = Field(
         default=1, description="Number of images; their seeds count up."
@@ -152,8 +187,11 @@ class TryonRequest(BaseModel):
 
 # The names of the fields that hold images.
 IMAGE_FIELDS = tuple(
-    name for name, field in TryonRequest.model_fields.items() if field.annotation in (bytes, ImageData | None)
+    name
+    for name, field in TryonRequest.model_fields.items()
+    if field.annotation in (bytes, ImageData | None, list[ImageData])
 )
+SEVERAL_FIELDS = tuple(name for name, field in TryonRequest.model_fields.items() if SEVERAL in field.metadata)
 # The names of the node inputs whose values a field replaces.
 PARAMETERS = {
     name: mark.names
@@ -161,71 +199,3 @@ PARAMETERS = {
     for mark in field.metadata
     if isinstance(mark, NodeInput)
 }
-
-
-class Image(BaseModel):
-    image: str = Field(json_schema_extra={"contentEncoding": "base64"})
-    format: ImageFormat
-    width: int
-    height: int
-    seed: int | None = Field(
-        ge=0, le=SEED_MAX, description="Makes this image alone; null if the seed does not, or makes several at once."
-    )
-
-
-class Output(BaseModel):
-    images: list[Image]
-
-
-class WorkflowVersion(BaseModel):
-    name: str
-    version: str
-
-
-class Timings(BaseModel):
-    """How long the request took, in seconds."""
-
-    queue_s: float
-    execute_s: float
-    total_s: float
-
-
-class TryonReply(BaseModel):
-    id: str
-    output: Output
-    seed: int | None = Field(ge=0, le=SEED_MAX, description="Makes these images again; null if the graph takes none.")
-    workflow: WorkflowVersion
-    timings: Timings
-    notice: str | None = Field(default=None, description="A caveat about the result, e.g. that demo weights were used.")
-
-
-class BoundWorkflow(BaseModel):
-    """A workflow and where a request goes in its graph."""
-
-    name: str
-    version: str | None = Field(default=None, description="Hash of the content being served; absent if none is.")
-    default: bool
-    parameters: dict[str, Any] = Field(default={}, description="The parameters it takes, with its own values for them.")
-    bound: dict[str, list[str]] = Field(default={}, description="The nodes that each request field is sent to.")
-    outputs: list[str] = Field(default=[], description="The nodes that give the images, in the order of a reply.")
-    seed: Literal["used", "none"] = Field(
-        default="used", description="none: the graph takes no seed from requests, and its replies state none."
-    )
-    mask: Literal["required", "optional", "none"] = "none"
-    problem: str | None = Field(
-        default=None, description="Why the current file is refused; the last good version is served, if there is one."
-    )
-
-
-class WorkflowList(BaseModel):
-    workflows: list[BoundWorkflow]
-
-
-class Error(BaseModel):
-    code: str
-    message: str
-    details: dict[str, Any]
-
-
-class ErrorReply(BaseModel):
-    error: Error

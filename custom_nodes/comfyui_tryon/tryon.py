@@ -2,21 +2,23 @@
 
 import asyncio
 import logging
-import secrets
 import time
-from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from . import exchange, images
+from . import exchange
 from .decoding.budget import Share
 from .decoding.decoder import Decoder
+from .delivery import Delivery
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
 from .failures import node_error
+from .fields import check_fields, draw_seed, values_of
 from .pending import PendingRequest, PendingRequests, Result, Status
-from .schema import DRAWN_SEED_MAX, IMAGE_FIELDS, PARAMETERS, SEED_MAX, Timings, TryonRequest
+from .schema import IMAGE_FIELDS, SEED_MAX, SEVERAL_FIELDS, TryonRequest
 from .settings import Settings
 from .workflows.binding import Workflow
 from .workflows.format import WorkflowInvalid
@@ -26,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 # A run that ends at its deadline, without progress until then, is interrupted and not yet stuck.
 STUCK_GRACE_S = 5.0
-MAX_RESULT_SIDE = 16_383  # what WebP can hold
 # Retry-After is the mean execution time of late times the queue's length, and starts from a guess.
 FIRST_EXECUTE_S = 10.0
 MEAN_WEIGHT = 0.2
@@ -126,62 +127,76 @@ class TryOn:
 
     async def _answer(self, request: PendingRequest, fields: TryonRequest) -> Result:
         workflow = await self.workflow(fields.workflow or self._settings.workflow)
-        _check_fields(workflow, fields)
-        seed = _draw_seed(workflow, fields.num_images) if fields.seed is None else fields.seed
-        encoded: list[tuple[int, tuple[int, int], Future[bytes]]] = []  # the place of its output, its size, its file
-
-        def deliver(pixels: np.ndarray, place: int = 0) -> None:
-            _check_result(pixels)
-            # Encoding starts while the graph's other nodes, if any, still run.
-            file = self._codecs.submit(images.encode, pixels, fields.output_format, fields.output_quality)
-            encoded.append((place, (pixels.shape[1], pixels.shape[0]), file))
-
-        with self._decoder.share() as share, exchange.opened(exchange.ImageExchange({}, deliver)) as opened:
-            decoding = asyncio.ensure_future(self._decode(fields, share))
+        check_fields(workflow, fields)
+        seed = draw_seed(workflow, fields.num_images) if fields.seed is None else fields.seed
+        delivery = Delivery(self._codecs, workflow, fields)
+        with self._decoder.share() as share:
+            decoding = asyncio.ensure_future(self._decode(request, workflow, fields, share))
             try:
-                opened.images, prompt = await asyncio.gather(
-                    decoding, self._prompt(request, workflow, fields, opened.token, seed)
-                )
+                runs = await self._put_on(request, workflow, fields, seed, decoding, delivery)
             finally:
                 decoding.cancel()  # goes on otherwise, if the prompt is refused
-            decoded = time.perf_counter()
-            run = await self._execute(request, workflow, prompt)
-        if not encoded:
-            request.log.error("workflow %s ended without an image", workflow.name)
-            raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} ended without an image. Tell the operator.")
-        encoded.sort(key=lambda image: image[0])  # engines execute outputs in an order of their own
-        files = [await asyncio.wrap_future(file) for _, _, file in encoded]
-        await run.released
-        done = time.perf_counter()
-        stages = {
-            "decode": decoded - request.arrived,
-            "queue": request.started - request.queued,
-            "execute": request.ended - request.started,
-            "encode": done - request.ended,
-            "total": done - request.arrived,
-        }
-        timings = Timings(**{f"{stage}_s": round(stages[stage], 4) for stage in ("queue", "execute", "total")})
-        return Result(
-            images=files,
-            sizes=[size for _, size, _ in encoded],
-            seed=seed if "seed" in workflow.parameters else None,
-            seeds=_seeds(workflow, seed, fields.num_images, [place for place, _, _ in encoded]),
-            first_seed=None if workflow.seeding[workflow.outputs[encoded[0][0]]] == "none" else seed,
-            workflow=workflow,
-            timings=timings,
-            output_format=fields.output_format,
-            stages=stages,
-        )
+        self._execute_s += MEAN_WEIGHT * (request.ended - request.started - self._execute_s)
+        result = await delivery.result(request, seed)
+        for run in runs:
+            await run.released
+        return result
 
-    async def _decode(self, fields: TryonRequest, share: Share) -> dict[str, np.ndarray]:
-        uploads = {name: data for name in IMAGE_FIELDS if (data := getattr(fields, name)) is not None}
-        return await self._decoder.decode(uploads, share)
+    async def _put_on(
+        self,
+        request: PendingRequest,
+        workflow: Workflow,
+        fields: TryonRequest,
+        seed: int,
+        decoding: "asyncio.Future[dict[str, np.ndarray]]",
+        delivery: Delivery,
+    ) -> list[Run]:
+        """Puts one garment on after the other: the images of one are the people of the next, each in a run."""
+        values, garments = values_of(workflow, fields), len(fields.garment_image)
+        people: list[np.ndarray | None] = [None]
+        runs: list[Run] = []
+        for number in range(garments):
+            results: list[np.ndarray] | None = [] if number + 1 < garments else None
+            count = 1 if number else fields.num_images
+            for index, person in enumerate(people):
+                opened = delivery.exchange(results)
+                changed: dict[str, Any] = {"seed": (seed + index) % (SEED_MAX + 1), "num_images": count}
+                changed["cloth_type"] = fields.cloth_type[number if len(fields.cloth_type) > 1 else 0]
+                sent, prompt = await asyncio.gather(
+                    decoding, self._prompt(request, workflow, values | changed, opened.token)
+                )
+                opened.images = _images_of(sent, number, person)
+                before = (number * fields.num_images + index, count, garments * fields.num_images)
+                with exchange.opened(opened):
+                    runs.append(await self._execute(request, workflow, prompt, before))
+                delivery.close(opened)
+            people = list((results or ())[: fields.num_images])
+        return runs
+
+    async def _decode(
+        self, request: PendingRequest, workflow: Workflow, fields: TryonRequest, share: Share
+    ) -> dict[str, np.ndarray]:
+        uploads: dict[str, bytes] = {}
+        for name in IMAGE_FIELDS:
+            sent = getattr(fields, name)
+            if name in SEVERAL_FIELDS and len(sent) > 1:
+                uploads |= {f"{name}[{number}]": data for number, data in enumerate(sent)}
+            elif sent is not None:
+                uploads[name] = sent[0] if name in SEVERAL_FIELDS else sent
+        max_side = self._settings.max_output_side if workflow.keeps_frame(fields.framing) else None
+        try:
+            return await self._decoder.decode(uploads, share, max_side)
+        except ApiError as error:
+            if "field" in error.details:  # the message says which of several
+                error.details["field"] = error.details["field"].partition("[")[0]
+            raise
+        finally:
+            request.decoded = time.perf_counter()
 
     async def _prompt(
-        self, request: PendingRequest, workflow: Workflow, fields: TryonRequest, token: str, seed: int
+        self, request: PendingRequest, workflow: Workflow, values: dict[str, Any], token: str
     ) -> dict[str, dict]:
         await asyncio.sleep(0)  # the decoders start first, and work beside this
-        values = fields.model_dump(include={*workflow.parameters}, exclude_none=True) | {"seed": seed}
         prompt = workflow.prompt(token, values)
         try:
             await self._engine.validate(prompt, workflow.outputs)
@@ -190,15 +205,18 @@ class TryOn:
             raise ApiError("workflow_invalid", f"Workflow {workflow.name!r} cannot run here: {error}.") from None
         return prompt
 
-    async def _execute(self, request: PendingRequest, workflow: Workflow, prompt: dict[str, dict]) -> Run:
-        request.queued = time.perf_counter()
+    async def _execute(
+        self, request: PendingRequest, workflow: Workflow, prompt: dict[str, dict], part: tuple[int, int, int]
+    ) -> Run:
+        """Runs a prompt; `part` says how many images the request has made before, makes now and makes in all."""
+        request.queued = request.queued or time.perf_counter()
         run = request.run = Run(
             prompt,
             workflow.outputs,
             workflow.request_independent,
             request.previews,
             on_start=lambda: self._on_start(request, run),
-            on_progress=lambda progress: self._on_progress(request, run, progress),
+            on_progress=lambda progress: self._on_progress(request, run, _overall(progress, *part)),
         )
         run.finished.add_done_callback(lambda finished: self._progress_due.pop(run, None))
         self._engine.queue(run)
@@ -219,14 +237,14 @@ class TryOn:
         finally:
             request.ended = time.perf_counter()
             request.started = request.started or request.ended
-        self._execute_s += MEAN_WEIGHT * (request.ended - request.started - self._execute_s)
         return run
 
     def _on_start(self, request: PendingRequest, run: Run) -> None:
-        request.started = time.perf_counter()
         if not run.finished.done():
             self._progress_due[run] = self._due(request)
-        request.on_event(Status("running"))
+        if not request.started:
+            request.started = time.perf_counter()
+            request.on_event(Status("running"))
         self._announce_positions()
 
     def _on_progress(self, request: PendingRequest, run: Run, progress: Progress) -> None:
@@ -245,47 +263,15 @@ class TryOn:
                 request.on_event(Status("queued", position))
 
 
-def _draw_seed(workflow: Workflow, num_images: int) -> int:
-    """Draws a seed that the workflow's nodes take, as are those that count up from it."""
-    low, high = workflow.limits.get("seed", (0, SEED_MAX))
-    first, last = int(max(low, 0)), int(min(high, DRAWN_SEED_MAX)) - num_images + 1
-    return first + secrets.randbelow(max(last - first + 1, 1))
+def _images_of(sent: dict[str, np.ndarray], number: int, person: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns the images of a run by their fields: of several garments the one with `number`, on `person`."""
+    found = {name: pixels for name, pixels in sent.items() if "[" not in name}
+    if (several := sent.get(f"garment_image[{number}]")) is not None:
+        found["garment_image"] = several
+    return found if person is None else found | {"person_image": person}
 
 
-def _seeds(workflow: Workflow, seed: int, num_images: int, places: list[int]) -> list[int | None]:
-    """Returns for each image, given the place of its output, the seed that makes it alone.
-
-    A graph may make more images of an output than it was asked for; nobody knows how then.
-    """
-    seeds: list[int | None] = []
-    for place, count in sorted(Counter(places).items()):
-        seeding = workflow.seeding[workflow.outputs[place]]
-        known = count == num_images and (seeding == "each" or (seeding == "one" and count == 1))
-        seeds += [(seed + index) % (SEED_MAX + 1) if known else None for index in range(count)]
-    return seeds
-
-
-def _check_fields(workflow: Workflow, fields: TryonRequest) -> None:
-    """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
-    for name in fields.model_fields_set & PARAMETERS.keys() - workflow.parameters.keys():
-        value, default = getattr(fields, name), TryonRequest.model_fields[name].default
-        if name == "cloth_type" or value in (None, default):  # every workflow dresses some type of garment
-            continue
-        advice = "makes only one image per request" if name == "num_images" else f"has no {name}. Leave it out"
-        raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} {advice}.", field=name)
-    for name in fields.model_fields_set & workflow.limits.keys():
-        low, high = workflow.limits[name]
-        if getattr(fields, name) is not None and not low <= getattr(fields, name) <= high:
-            message = f"Workflow {workflow.name!r} takes {name} from {low} to {high}."
-            raise ApiError("invalid_parameter", message, field=name)
-    if fields.mask_image is None:
-        if workflow.mask_required:
-            raise ApiError("missing_field", f"Workflow {workflow.name!r} needs a mask_image.", field="mask_image")
-    elif not workflow.inputs.get("mask_image"):
-        raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} takes no mask_image.", field="mask_image")
-
-
-def _check_result(pixels: np.ndarray) -> None:
-    """Raises ValueError, in the node that delivers them, if `pixels` are no image that can be encoded."""
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_RESULT_SIDE:
-        raise ValueError(f"What is linked to images is of the shape {pixels.shape}, not (height, width, 3).")
+def _overall(progress: Progress, before: int, count: int, total: int) -> Progress:
+    """Returns a run's progress as that of its request, which makes `total` images, `count` of them in this run."""
+    done = progress.max * before // count
+    return replace(progress, value=done + progress.value, max=progress.max * total // count)

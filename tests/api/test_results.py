@@ -80,7 +80,7 @@ async def test_a_batch_that_was_not_asked_for_has_one_seed_for_all(api, grey):
 
 async def test_drawn_seeds_survive_javascript_and_given_ones_are_exact(api, grey, monkeypatch):
     client = await api()
-    monkeypatch.setattr("comfyui_tryon.tryon.secrets.randbelow", lambda limit: limit - 1)
+    monkeypatch.setattr("comfyui_tryon.fields.secrets.randbelow", lambda limit: limit - 1)
     content, images = await images_of(client, grey | {"num_images": 4})
     assert [seed for _, seed in images] == [2**53 - 4, 2**53 - 3, 2**53 - 2, 2**53 - 1]
     for seed in (2**53 + 1, 2**64 - 1):
@@ -94,7 +94,7 @@ async def test_seeds_fit_the_nodes_of_other_packs(api, grey, monkeypatch):
     monkeypatch.setattr(TryOnCatVTON, "INPUT_TYPES", classmethod(lambda cls: declared))
     client = await api()
     for drawn, expected in ((lambda limit: limit - 1, 2**32 - 1), (lambda limit: 0, 5)):
-        monkeypatch.setattr("comfyui_tryon.tryon.secrets.randbelow", drawn)
+        monkeypatch.setattr("comfyui_tryon.fields.secrets.randbelow", drawn)
         assert (await images_of(client, grey))[0]["seed"] == expected
     for seed in (4, 2**32):
         status, content = await client.tryon(grey | {"seed": seed})

@@ -251,7 +251,7 @@ async def test_events_come_in_order_and_end_in_the_reply(api, grey):
     client.engine.start(run, Progress(1, 2, "7", Image.new("RGB", (8, 8))), Progress(2, 2, "7"))
     client.engine.finish(run)
     found = await reading
-    assert [name for name, _ in found] == ["status", "status", "progress", "preview", "progress", "status", "output"]
+    assert [name for name, _ in found] == ["status", "status", "progress", "preview", "progress", "output"]
     assert found[0][1] == {"status": "queued", "position": 0} and found[1][1] == {"status": "running"}
     assert found[2][1] == {"value": 1, "max": 2, "node": "7"}
     assert Image.open(io.BytesIO(base64.b64decode(found[3][1]["image"]))).format == "JPEG"

@@ -74,7 +74,7 @@ def test_paths_bytes_and_events_give_the_same_images(server, files):
             **SMALL,
         )
     assert [image.seed for image in images] == [7, 8]
-    assert opened(images[0]).size == (128, 192)
+    assert opened(images[0]).size == (192, 256)
     assert images == again
     names = [name for name, data in events]
     assert set(names) <= {"status", "progress", "preview"}
@@ -340,6 +340,7 @@ def quick_demo(server):
     path = server.workflows / "demo.json"
     graph = path.read_text()
     quick = json.loads(graph)
+    quick["10"]["inputs"] |= {"width": 128, "height": 192}
     quick["7"]["inputs"] |= {"steps": 2, "width": 128, "height": 192}
     path.write_text(json.dumps(quick))
     yield
@@ -351,7 +352,7 @@ def test_backend(server, quick_demo, files, tmp_path):
     result = tmp_path / "result.png"
     done = run("backend.py", *files[:2], result, TRYON_ENDPOINT=server.url, RUNPOD_API_KEY="anything")
     assert done.returncode == 0, done.stderr
-    assert read(result).size == (128, 192)
+    assert read(result).size == (192, 256)
     done = run("backend.py", files[0], ROOT / "README.md", result, TRYON_ENDPOINT=server.url)
     assert done.returncode == 1 and "invalid_image" in done.stderr
 

@@ -30,20 +30,24 @@ def test_person_and_garment_become_a_picture(server, fields):
     reply = post(server, fields)
     image = picture(reply)
     content = reply.json()
-    assert image.shape == (192, 128, 3)
+    assert image.shape == (256, 192, 3)
+    report = content["output"]["images"][0]["report"]
     assert content["output"]["images"][0] | {"image": ""} == {
-        "image": "", "format": "png", "width": 128, "height": 192, "seed": 7
+        "image": "", "format": "png", "width": 192, "height": 256, "seed": 7, "report": report
     }  # fmt: skip
+    x, y, width, height = report["window"]
+    assert 0 <= x <= x + width <= 192 and 0 <= y <= y + height <= 256 and abs(width / height - 128 / 192) < 0.01
+    assert 0 < report["changed"] < 1 and report["colour_difference"] >= 0
     assert content["seed"] == 7
     assert content["id"] == reply.headers["X-Request-Id"] and uuid.UUID(content["id"])
     assert content["workflow"]["name"] == "demo" and len(content["workflow"]["version"]) == 12
     timings = content["timings"]
     assert 0 <= timings["queue_s"] and 0 < timings["execute_s"] <= timings["total_s"] < 120
-    assert "demo" in content["notice"]
+    assert [warning["code"] for warning in content["warnings"]] == ["demo_weights"]
 
 
 def test_size_steps_and_guidance_come_from_the_workflow_unless_asked_for(server, fields):
-    wide = picture(post(server, fields | {"width": 192, "height": 128}))
+    wide = picture(post(server, fields | {"width": 192, "height": 128, "framing": "model"}))
     assert wide.shape == (128, 192, 3)
     base = picture(post(server, fields))
     for change in ({"num_inference_steps": 3}, {"guidance_scale": 7.5}, {"seed": 8}, {"cloth_type": "lower"}):
@@ -150,7 +154,7 @@ def test_a_form_with_files_gives_the_same_picture(server, fields, pair):
 def test_accept_picks_the_bytes_of_the_picture(server, fields, media_type):
     reply = post(server, fields, headers={"Accept": media_type})
     assert reply.headers["Content-Type"] == media_type and reply.headers["X-Seed"] == "7"
-    assert Image.open(io.BytesIO(reply.content)).size == (128, 192)
+    assert Image.open(io.BytesIO(reply.content)).size == (192, 256)
 
 
 def bomb() -> bytes:
@@ -306,6 +310,7 @@ def test_golden_images_of_the_published_code(server, case):
         "num_inference_steps": settings["steps"],
         "guidance_scale": settings["guidance"],
         **{key: settings[key] for key in ("seed", "width", "height")},
+        "framing": "model",
     }
     assert psnr(picture(post(server, sent)), np.array(Image.open(case / "output.png"))) >= 60
 

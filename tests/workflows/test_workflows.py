@@ -116,13 +116,16 @@ def test_pictures_and_parameters_of_the_packs_own_nodes():
         "seed": [("7", "seed")],
         "num_inference_steps": [("7", "steps")],
         "guidance_scale": [("7", "cfg")],
-        "width": [("7", "width")],
-        "height": [("7", "height")],
+        "width": [("10", "width"), ("7", "width")],
+        "height": [("10", "height"), ("7", "height")],
         "num_images": [("7", "batch_size")],
         "cloth_type": [("4", "cloth_type")],
+        "mask_shape": [("4", "mask_shape"), ("4", "square")],
+        "framing": [("10", "framing"), ("8", "framing")],
     }
+    assert workflow.pasted == {"9": "8"} and workflow.gives_mask
     prompt = workflow.prompt("secret", {"num_inference_steps": 3, "cloth_type": "lower"})
-    assert [prompt[name]["inputs"]["token"] for name in ("1", "2", "5", "9")] == ["secret"] * 4
+    assert [prompt[name]["inputs"]["token"] for name in ("1", "2", "4", "5", "8", "9")] == ["secret"] * 6
     assert prompt["7"]["inputs"] == DEMO["7"]["inputs"] | {"steps": 3}
     assert prompt["4"]["inputs"]["cloth_type"] == "lower"
     assert workflow.prompt("other", {})["7"]["inputs"] == DEMO["7"]["inputs"], "requests share nothing"
@@ -507,12 +510,17 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_versions(server, 
     sizes = {"wide": (96, 64), "tall": (64, 96)}
     contents = {
         name: json.dumps(
-            demo(lambda graph, size=size: graph["7"]["inputs"].update(width=size[0], height=size[1], steps=1))
+            demo(
+                lambda graph, size=size: [
+                    graph[node]["inputs"].update(width=size[0], height=size[1]) for node in ("7", "10")
+                ]
+            )
         )
         for name, size in sizes.items()
     }
     expected = {}
-    sent = {key: value for key, value in fields.items() if key.endswith("_image")} | {"workflow": "swapped"}
+    sent = {key: value for key, value in fields.items() if key.endswith("_image")}
+    sent |= {"workflow": "swapped", "framing": "model", "num_inference_steps": 1}
     with server.client() as client:
         for name, content in contents.items():
             write(server.workflows, "swapped", content.encode())

@@ -8,7 +8,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from ..errors import ApiError
 from ..parsing import unknown_field
-from ..schema import IMAGE_FIELDS, TryonRequest
+from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from .intake import DAMAGE, check_head, too_large
 
 TEXT_FIELD_LIMIT = 4096
@@ -51,7 +51,11 @@ async def read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[in
                         "invalid_parameter", f"{name[:64]!r} is longer than a value can be.", field=name[:64]
                     )
             if name != CHARSET_FIELD and (data or part.filename):
-                fields[name] = _image(part, data) if name in IMAGE_FIELDS else _text(part, name, data)
+                value = _image(part, data) if name in IMAGE_FIELDS else _text(part, name, data)
+                if name in SEVERAL_FIELDS:
+                    fields.setdefault(name, []).append(value)
+                else:
+                    fields[name] = value
     except ApiError:
         raise
     except ConnectionError:
@@ -62,13 +66,13 @@ async def read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[in
 
 
 def _field_name(part: BodyPartReader, fields: Mapping[str, Any]) -> str:
-    """Returns the field that a part is for; raises ApiError if it is none of those still missing from `fields`."""
+    """Returns the field that a part is for; raises ApiError if there is none, or if it may not be repeated."""
     name = (part.name or "").removesuffix("[]")  # which PHP and its clients add to what may be repeated
     if not name:
         raise ApiError("invalid_request", "Every part of the form needs a field name.")
     if name not in TryonRequest.model_fields and name != CHARSET_FIELD:
         raise unknown_field(name)
-    if name in fields:
+    if name in fields and name not in SEVERAL_FIELDS:
         raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
     if "Content-Encoding" in part.headers:
         raise ApiError("invalid_request", f"Send {name} as it is, without Content-Encoding.")

@@ -6,7 +6,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
-from ..schema import IMAGE_FIELDS, ErrorReply, TryonReply, TryonRequest, WorkflowList
+from ..reply_models import ErrorReply, TryonReply, WorkflowList
+from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from ..settings import WORKFLOW_NAME
 
 VERSION = "1"
@@ -167,15 +168,20 @@ def _allow_null(schema: dict[str, Any]) -> None:
     for name, field in schema["properties"].items():
         if name not in schema["required"] and null not in field.get("anyOf", ()):
             outer = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
-            schema["properties"][name] = outer | {"anyOf": [field, null]}
+            schema["properties"][name] = outer | {"anyOf": [*field.get("anyOf", [field]), null]}
 
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
     """Describes the same fields as a form sends them: images as files, and no null, which a form cannot express."""
     properties = {}
     for name, field in schema["properties"].items():
-        if name in IMAGE_FIELDS:
-            field = {"type": "string", "format": "binary", "description": field["description"]}
+        file = {"type": "string", "format": "binary"}
+        if name in SEVERAL_FIELDS:  # a part that may be repeated
+            array = next(option for option in field["anyOf"] if option.get("type") == "array")
+            items = file if name in IMAGE_FIELDS else array["items"]
+            field = {**array, "items": items, "description": field["description"]}
+        elif name in IMAGE_FIELDS:
+            field = {**file, "description": field["description"]}
         elif "anyOf" in field:
             value = next(option for option in field["anyOf"] if option.get("type") != "null")
             field = {

@@ -11,8 +11,8 @@ from aiohttp import HttpVersion11, web
 
 from ..errors import ApiError
 from ..pending import Result
-from ..schema import Image, ImageFormat, Output, TryonReply, WorkflowVersion, format_name
-from ..weights.search import demo_notice
+from ..reply_models import Image, Output, TryonReply, WorkflowVersion
+from ..schema import ImageFormat, format_name
 
 Value = TypeVar("Value")
 
@@ -115,17 +115,19 @@ def _json_reply(request_id: str, result: Result) -> bytes:
         seed=result.seed,
         workflow=WorkflowVersion(name=result.workflow.name, version=result.workflow.version),
         timings=result.timings,
-        notice=demo_notice(result.workflow.graph),
+        warnings=result.warnings,
     )
-    left_out = {"output"} if content.notice else {"output", "notice"}
+    left_out = {"output"} if content.warnings else {"output", "warnings"}
     envelope = content.model_dump_json(exclude=left_out).encode()
     # The images are added by hand: as part of the model, a megabyte of base64 is copied and searched several times.
     shown = []
-    for data, (width, height), seed in zip(result.images, result.sizes, result.seeds, strict=True):
-        image = Image(image="", format=result.output_format, width=width, height=height, seed=seed)
-        fields = image.model_dump_json(exclude={"image"}).encode()
+    reported = zip(result.images, result.sizes, result.seeds, result.reports, strict=True)
+    for data, (width, height), seed, report in reported:
+        image = Image(image="", format=result.output_format, width=width, height=height, seed=seed, report=report)
+        fields = image.model_dump_json(exclude={"image"} if report else {"image", "report"}).encode()
         shown.append(b"".join((b'{"image":"', pybase64.b64encode(data), b'",', fields[1:])))
-    return b"".join((envelope[:-1], b',"output":{"images":[', b",".join(shown), b"]}}"))
+    mask = b"" if result.mask is None else b',"mask":"%b"' % pybase64.b64encode(result.mask)
+    return b"".join((envelope[:-1], b',"output":{"images":[', b",".join(shown), b"]", mask, b"}}"))
 
 
 def event(name: str, data: Any) -> bytes:

@@ -67,6 +67,9 @@ class TryonApi:
         if wanted == EVENT_STREAM:
             return await stream(request, self._start, fields)
         if wanted:
+            if fields.return_mask:
+                message = "return_mask needs a JSON reply. Leave it out, or ask for JSON in the Accept header."
+                raise ApiError("invalid_parameter", message, field="return_mask")
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
         result = await self._result(request, pending, fields)

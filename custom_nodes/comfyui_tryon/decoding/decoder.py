@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import images
 from ..errors import ApiError
+from ..imagefiles.reducing import reduced
 from .budget import Budget, Share
 from .mask import COPY_BYTES, MASK_FIELD, decode_field
 from .pool import Pool
@@ -17,6 +18,8 @@ from .worker import Job
 
 T = TypeVar("T")
 MASK_ASPECT_TOLERANCE = 0.01
+PERSON_FIELD = "person_image"
+REDUCED_FIELDS = (PERSON_FIELD, MASK_FIELD)
 
 
 class Decoder:
@@ -37,8 +40,15 @@ class Decoder:
         """Returns what `decode` needs; the request keeps it as long as it keeps the pixels."""
         return self._budget.share()
 
-    async def decode(self, uploads: dict[str, bytes], share: Share) -> dict[str, np.ndarray]:
+    async def decode(
+        self, uploads: dict[str, bytes], share: Share, max_side: int | None = None
+    ) -> dict[str, np.ndarray]:
         """Decodes one request's images.
+
+        Args:
+            uploads: the files by field.
+            share: what the request may hold.
+            max_side: reduces person and mask to it, if a side is longer.
 
         Returns:
             uint8 (H, W, 3) RGB by field, the mask in the person's size.
@@ -46,7 +56,7 @@ class Decoder:
         Raises:
             ApiError
         """
-        headers = dict(zip(uploads, await all_of(self._header(*upload) for upload in uploads.items())))
+        headers = dict(zip(uploads, await all_of(self._header(*upload, max_side) for upload in uploads.items())))
         kept, apart, together = _costs(uploads, headers)
         total = self._budget.total
         if apart > total:
@@ -60,16 +70,20 @@ class Decoder:
         decodings = [self._pixels(name, data, headers[name]) for name, data in uploads.items()]
         arrays = await (all_of(decodings) if together <= total else one_by_one(decodings))
         decoded = dict(zip(uploads, arrays))
-        if "mask_image" in decoded:
-            decoded["mask_image"] = await asyncio.to_thread(_fit_mask, decoded["mask_image"], decoded["person_image"])
+        if MASK_FIELD in decoded:
+            sizes = (_upright_size(headers[name], decoded[name]) for name in (MASK_FIELD, PERSON_FIELD))
+            _check_aspect_ratio(*sizes)
+            decoded[MASK_FIELD] = await asyncio.to_thread(_fit_mask, decoded[MASK_FIELD], decoded[PERSON_FIELD])
         share.shrink(kept)
         return decoded
 
-    async def _header(self, field: str, data: bytes) -> images.Header:
+    async def _header(self, field: str, data: bytes, max_side: int | None) -> images.Header:
+        if field not in REDUCED_FIELDS:
+            max_side = None
         if self._pool:
-            header = cast(images.Header, await self._pool.run(Job(data, field, self._max_pixels)))
+            header = cast(images.Header, await self._pool.run(Job(data, field, self._max_pixels, max_side=max_side)))
         else:
-            header = await asyncio.to_thread(images.read_header, data, field, self._max_pixels)
+            header = await asyncio.to_thread(images.read_header, data, field, self._max_pixels, max_side)
         if field != MASK_FIELD:
             return header
         copy = header.width * header.height * COPY_BYTES
@@ -77,8 +91,8 @@ class Decoder:
 
     async def _pixels(self, field: str, data: bytes, header: images.Header) -> np.ndarray:
         if self._pool:
-            return cast(np.ndarray, await self._pool.run(Job(data, field, self._max_pixels, header)))
-        return await asyncio.to_thread(decode_field, data, field, self._max_pixels)
+            return cast(np.ndarray, await self._pool.run(Job(data, field, self._max_pixels, header, header.max_side)))
+        return await asyncio.to_thread(decode_field, data, field, self._max_pixels, None, header.max_side)
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:
@@ -105,8 +119,8 @@ def _costs(uploads: dict[str, bytes], headers: dict[str, images.Header]) -> tupl
     """Returns the bytes that the pixels take, and what decoding takes one by one and side by side."""
     kept = sum(header.pixel_bytes for header in headers.values())
     fit = 0
-    if mask := headers.get("mask_image"):
-        person = headers["person_image"]
+    if mask := headers.get(MASK_FIELD):
+        person = headers[PERSON_FIELD]
         if {mask.width, mask.height} != {person.width, person.height}:
             kept += person.pixel_bytes
             fit = 2 * images.CHANNELS * person.pixel_bytes + 2 * mask.pixel_bytes
@@ -115,13 +129,27 @@ def _costs(uploads: dict[str, bytes], headers: dict[str, images.Header]) -> tupl
     return kept, kept + max(fit, *decoding), kept + max(fit, sum(decoding))
 
 
-def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """Resizes the mask to the person image, uint8 (H, W, 3); raises ApiError if its aspect ratio differs."""
-    (mask_h, mask_w), (h, w) = mask.shape[:2], person.shape[:2]
-    if abs(mask_w * h / (mask_h * w) - 1) > MASK_ASPECT_TOLERANCE:
+def _upright_size(header: images.Header, pixels: np.ndarray) -> tuple[int, int]:
+    """Returns the (width, height) that an image was sent in, turned as its pixels are."""
+    height, width = pixels.shape[:2]
+    sent = header.width, header.height
+    if reduced(sent, header.max_side) == sent:
+        return width, height
+    return sent[::-1] if (sent[0] - sent[1]) * (width - height) < 0 else sent
+
+
+def _check_aspect_ratio(mask: tuple[int, int], person: tuple[int, int]) -> None:
+    """Raises ApiError unless both sizes, (width, height), have one aspect ratio."""
+    if abs(mask[0] * person[1] / (mask[1] * person[0]) - 1) > MASK_ASPECT_TOLERANCE:
         raise ApiError(
             "invalid_image",
-            f"mask_image is {mask_w} x {mask_h}, person_image {w} x {h}. Send a mask of the person image's size.",
-            field="mask_image",
+            f"{MASK_FIELD} is {mask[0]} x {mask[1]}, {PERSON_FIELD} {person[0]} x {person[1]}. Send a mask of the "
+            "person image's size.",
+            field=MASK_FIELD,
         )
-    return mask if (mask_h, mask_w) == (h, w) else images.resize(mask, (w, h))
+
+
+def _fit_mask(mask: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Resizes the mask to the person image, uint8 (H, W, 3)."""
+    height, width = person.shape[:2]
+    return mask if mask.shape == person.shape else images.resize(mask, (width, height))

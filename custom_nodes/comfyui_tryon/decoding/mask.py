@@ -19,7 +19,8 @@ from PIL import Image, ImageChops
 from .. import images
 from ..errors import ApiError
 from ..imagefiles.colour import GreyScale, is_clear, is_wide
-from ..imagefiles.strips import Allocate, strips, upright
+from ..imagefiles.reducing import reduce
+from ..imagefiles.strips import Allocate, empty, strips, upright
 
 MASK_FIELD = "mask_image"
 COPY_BYTES = 4  # for each pixel: a mask in another mode than the decoder's
@@ -39,16 +40,20 @@ FAR = 110
 MAX_LABELS = 64  # more of them are no labels
 
 
-def decode_field(data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None) -> np.ndarray:
+def decode_field(
+    data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None, max_side: int | None = None
+) -> np.ndarray:
     """Decodes the image of a request's field, a mask or a photograph; as `decode` and `images.decode`."""
-    return (decode if field == MASK_FIELD else images.decode)(data, field, max_pixels, allocate)
+    return (decode if field == MASK_FIELD else images.decode)(data, field, max_pixels, allocate, max_side)
 
 
 class Unclear(ValueError):
     """A file that is no mask for certain; the message says what it is."""
 
 
-def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None) -> np.ndarray:
+def decode(
+    data: bytes, field: str, max_pixels: int, allocate: Allocate | None = None, max_side: int | None = None
+) -> np.ndarray:
     """Decodes the file of a mask as `images.decode` does one of a photograph.
 
     Returns:
@@ -62,13 +67,14 @@ def decode(data: bytes, field: str, max_pixels: int, allocate: Allocate | None =
         plain = _plain(found.image)
         try:
             to_mask = _reading(plain, found.image.format in LOSSY_FORMATS)
+            plain, to_mask = reduce(plain, to_mask, max_side)
         except Unclear as error:
             raise ApiError("invalid_image", f"{field} {error}. {ADVICE}", field=field) from None
 
         def to_rgb(strip: Image.Image) -> Image.Image:
             return to_mask(strip).convert("RGB")
 
-        return upright(plain, found.orientation, to_rgb, allocate or images.empty)
+        return upright(plain, found.orientation, to_rgb, allocate or empty)
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -51,9 +51,10 @@ def _work(task: dict[str, Any], arena: memoryview) -> dict[str, Any]:
     size, field, max_pixels = task["size"], task["field"], task["max_pixels"]
     _limit(size + task.get("memory", 0))
     data = bytes(arena[:size])
+    max_side = task["max_side"]
     if "memory" not in task:
-        return asdict(images.read_header(data, field, max_pixels))
-    pixels = decode_field(data, field, max_pixels, lambda shape: np.ndarray(shape, np.uint8, arena, size))
+        return asdict(images.read_header(data, field, max_pixels, max_side))
+    pixels = decode_field(data, field, max_pixels, lambda shape: np.ndarray(shape, np.uint8, arena, size), max_side)
     return {"shape": pixels.shape}
 
 

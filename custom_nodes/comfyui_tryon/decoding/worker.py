@@ -59,7 +59,7 @@ class Job:
 
     Attributes:
         data: the file.
-        field, max_pixels: as for `images.decode`.
+        field, max_pixels, max_side: as for `images.decode`.
         header: what decoding it takes; without it only the header is read.
     """
 
@@ -67,6 +67,7 @@ class Job:
     field: str
     max_pixels: int
     header: images.Header | None = None
+    max_side: int | None = None
 
 
 class Arena:
@@ -146,7 +147,13 @@ class Worker:
         pixel_bytes = job.header.pixel_bytes if job.header else 0
         await _beside_the_loop(size, self._arena.resize, size + pixel_bytes)
         await _beside_the_loop(size, self._arena.put, job.data)
-        task = {"field": job.field, "max_pixels": job.max_pixels, "size": size, "arena": self._arena.size}
+        task = {
+            "field": job.field,
+            "max_pixels": job.max_pixels,
+            "max_side": job.max_side,
+            "size": size,
+            "arena": self._arena.size,
+        }
         if job.header:
             task["memory"] = size + job.header.decoder_bytes
         reply = await self._ask(task)

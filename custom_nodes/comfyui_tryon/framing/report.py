@@ -2,9 +2,33 @@
 
 import numpy as np
 
+from .window import Window
+
+SMALLEST_AREA = 64 * 64  # pixels: 8 x 8 of a sampler's latents
 MEDIAN_OF = 20_000  # pixels are enough for a median, and take a few milliseconds
 BACKGROUND = 6.0  # CIEDE2000 to the colour of the garment image's edge: what differs less is not the garment
 SMALLEST_GARMENT = 0.02  # of its image; less is a garment of the background's colour
+
+
+def doubts(mask: np.ndarray, window: Window, size: tuple[int, int]) -> list[str]:
+    """Returns the codes of what speaks against a good result, before one is made.
+
+    `garment_area_small`: the mask has less than `SMALLEST_AREA` pixels, of the image or of what the sampler makes.
+    `person_cut`: the mask reaches an edge of the image, so the image ends where the garment goes.
+
+    Args:
+        mask: bool (H, W), in the person image's frame.
+        window: the part of the person image that the sampler sees.
+        size: the (width, height) that the sampler works in.
+    """
+    found = []
+    area = np.count_nonzero(mask)
+    sampled = area * (size[0] / window.width) * (size[1] / window.height)
+    if 0 < area and min(area, sampled) < SMALLEST_AREA:
+        found.append("garment_area_small")
+    if any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])):
+        found.append("person_cut")
+    return found
 
 
 def changed_share(before: np.ndarray, after: np.ndarray) -> float:

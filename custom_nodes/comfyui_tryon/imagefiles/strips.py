@@ -41,7 +41,12 @@ def strips(
         yield top, bottom, np.asarray(strip if turn is None else strip.transpose(turn))
 
 
-def upright(image: Image.Image, orientation: int, convert: Convert, allocate: Allocate) -> np.ndarray:
+def empty(shape: tuple[int, int, int]) -> np.ndarray:
+    """Makes the array of uint8 for an image's pixels."""
+    return np.empty(shape, np.uint8)
+
+
+def upright(image: Image.Image, orientation: int, convert: Convert, allocate: Allocate = empty) -> np.ndarray:
     """Returns `image`, turned by its EXIF orientation, as uint8 (H, W, 3); `convert` makes RGB of strips of it."""
     width, height = image.size
     result = allocate((width, height, CHANNELS) if orientation in LYING else (height, width, CHANNELS))

@@ -1,6 +1,7 @@
 """Defines what every masker takes, checks and returns."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -8,6 +9,18 @@ from torch import nn
 from .agnostic import CLOTH_TYPES, LabelMaps, agnostic_mask
 
 Callback = Callable[[], None]
+
+
+class GarmentArea(NamedTuple):
+    """Says where a garment goes, and how many people there are.
+
+    Attributes:
+        mask: uint8 (H, W), 255 where the garment goes, else 0.
+        people: how many people the masker tells apart; 1 if it cannot.
+    """
+
+    mask: np.ndarray
+    people: int = 1
 
 
 class NoPersonFound(ValueError):
@@ -20,7 +33,11 @@ class NoPersonFound(ValueError):
 class Masker(nn.Module):
     """Finds where a garment goes on a person, on the device and in the dtype of its parameters."""
 
-    def mask(
+    def mask(self, person: np.ndarray, cloth_type: str, **options: Any) -> np.ndarray:
+        """Returns the garment area, uint8 (H, W), as `find` does."""
+        return self.find(person, cloth_type, **options).mask
+
+    def find(
         self,
         person: np.ndarray,
         cloth_type: str,
@@ -29,8 +46,8 @@ class Masker(nn.Module):
         square: bool = False,
         largest: bool = False,
         callback: Callback = lambda: None,
-    ) -> np.ndarray:
-        """Returns the garment area: uint8 (H, W), 255 where the garment goes, else 0.
+    ) -> GarmentArea:
+        """Finds the garment area.
 
         Args:
             person: uint8 (H, W, 3) RGB, any size.
@@ -49,24 +66,27 @@ class Masker(nn.Module):
         if person.dtype != np.uint8 or person.ndim != 3 or person.shape[2] != 3 or 0 in person.shape:
             raise ValueError(f"person must be a uint8 (H, W, 3) RGB image, not {person.dtype} {person.shape}")
         callback()
-        return self._mask(person, cloth_type, mask_grow, square, largest, callback)
+        return self._find(person, cloth_type, mask_grow, square, largest, callback)
 
-    def _mask(
+    def _find(
         self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
-    ) -> np.ndarray:
+    ) -> GarmentArea:
         raise NotImplementedError
 
 
 class ParserMasker(Masker):
     """Applies CatVTON's mask logic to what human parsers say of each pixel."""
 
-    def _mask(
+    def _find(
         self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
-    ) -> np.ndarray:
-        maps = self._garment_maps(person, cloth_type, largest, callback)
+    ) -> GarmentArea:
+        maps, people = self._garment_maps(person, cloth_type, largest, callback)
         callback()
-        return agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square)
+        return GarmentArea(agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square), people)
 
-    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
-        """Returns the label maps of the people to dress, with the labels that `cloth_type` asks for."""
+    def _garment_maps(
+        self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback
+    ) -> tuple[LabelMaps, int]:
+        """Returns the label maps of those to dress, with the labels that `cloth_type` asks for; how many people there
+        are."""
         raise NotImplementedError

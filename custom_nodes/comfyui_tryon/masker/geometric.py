@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from .agnostic import reshape_area
-from .base import Callback, Masker
+from .base import Callback, GarmentArea, Masker
 
 # Body in head heights: x from the body's axis, y down from the top of the hair.
 _TORSO = [(-0.28, 1.1), (0.28, 1.1), (0.84, 1.3), (0.74, 2.4), (0.78, 3.2), (-0.78, 3.2), (-0.74, 2.4), (-0.84, 1.3)]
@@ -42,13 +42,13 @@ class GeometricMasker(Masker):
     `largest` changes nothing.
     """
 
-    def _mask(
+    def _find(
         self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
-    ) -> np.ndarray:
+    ) -> GarmentArea:
         height, width = person.shape[:2]
         body = _find_body(person) or _assumed_body(width, height)
         area, protect = _draw(body, cloth_type, width, height)
-        return reshape_area(area, protect, mask_grow, square).astype(np.uint8) * 255
+        return GarmentArea(reshape_area(area, protect, mask_grow, square).astype(np.uint8) * 255)
 
 
 def _assumed_body(width: int, height: int) -> _Body:

@@ -55,8 +55,11 @@ class SchpDensePoseMasker(ParserMasker):
         """
         return self._parse(person, largest, lambda: None)[0]
 
-    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
-        return _without_others(*self._parse(person, largest, callback))
+    def _garment_maps(
+        self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback
+    ) -> tuple[LabelMaps, int]:
+        maps, people = self._parse(person, largest, callback)
+        return _without_others(maps, people), len(people.boxes)
 
     def _parse(self, person: np.ndarray, largest: bool, callback: Callback) -> tuple[LabelMaps, People]:
         person = np.array(person, order="C")  # torch takes no negative strides

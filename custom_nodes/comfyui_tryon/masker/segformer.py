@@ -43,6 +43,8 @@ _FASHN = {
 _ATR = {label.lower(): (label, None) for label in ATR_LABELS}
 _BODY = ("Face", "Hair", "Left-arm", "Right-arm", "Left-leg", "Right-leg")
 
+_COUNTED_EVERY = 4  # pixels: what stands apart is further apart
+_SMALLER_PERSON = 0.2  # of the largest figure's area; smaller ones are in the background
 _LONGEST = 1024  # pixels of the label map, which is then scaled to the image
 _MIN_BODY = 0.0005  # of the image
 _HAND_TO_FACE = 1.2  # a hand's length in square roots of the area labelled face
@@ -118,12 +120,14 @@ class SegformerMasker(ParserMasker):
             raise CheckpointError(f"{weights} does not fit its config.json at {wrong[0]!r}. Download both files again.")
         return cls(network.to(dtype).requires_grad_(False).eval(), [known[name] for name in names], size)
 
-    def _garment_maps(self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback) -> LabelMaps:
-        maps = self.label_maps(person, largest=largest)
+    def _garment_maps(
+        self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback
+    ) -> tuple[LabelMaps, int]:
+        maps, people = self._maps(person, largest)
         if cloth_type == "outer":
             coat, top = LIP_LABELS.index("Coat"), LIP_LABELS.index("Upper-clothes")
             maps = maps._replace(lip=np.where(maps.lip == top, coat, maps.lip))
-        return maps
+        return maps, people
 
     def label_maps(self, person: np.ndarray, *, largest: bool = False) -> LabelMaps:
         """Returns the parser's labels of `person`, uint8 (H, W, 3) RGB, in the terms of the published parsers.
@@ -133,11 +137,15 @@ class SegformerMasker(ParserMasker):
         Raises:
             NoPersonFound: less than 0.05 % of the image is face, hair, arm or leg.
         """
+        return self._maps(person, largest)[0]
+
+    def _maps(self, person: np.ndarray, largest: bool) -> tuple[LabelMaps, int]:
         labels = self._parse(person)
         densepose, atr, lip = (table[labels] for table in self.tables)
         body = np.isin(atr, [ATR_LABELS.index(label) for label in _BODY])
         if body.mean() < _MIN_BODY:
             raise NoPersonFound
+        people = _count(atr)
         if largest:
             figures, _ = ndimage.label((atr != 0) | (densepose != 0), np.ones((3, 3)))
             sizes = np.bincount(figures.ravel())
@@ -147,7 +155,7 @@ class SegformerMasker(ParserMasker):
                 plane[other] = 0
         if not self.tables.densepose.any():
             densepose[_hands(atr)] = DENSEPOSE_PARTS["hands"][0]
-        return LabelMaps(densepose, atr, lip)
+        return LabelMaps(densepose, atr, lip), people
 
     @torch.inference_mode()
     def _parse(self, person: np.ndarray) -> np.ndarray:
@@ -176,6 +184,16 @@ def _trained_size(file: Path) -> tuple[int, int]:
         size = json.loads(file.read_text("utf-8")).get("size", 512)
         height, width = (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
         return int(height), int(width)
+
+
+def _count(atr: np.ndarray) -> int:
+    """Counts the figures that stand apart, have a head, and are not much smaller than the largest; 1 at least."""
+    coarse = atr[::_COUNTED_EVERY, ::_COUNTED_EVERY]
+    figures, number = ndimage.label(coarse != 0, np.ones((3, 3)))
+    sizes = np.bincount(figures.ravel(), minlength=number + 1)[1:]
+    heads = np.isin(coarse, [ATR_LABELS.index(label) for label in ("Face", "Hair")])
+    has_head = np.bincount(figures[heads], minlength=number + 1)[1:] > 0
+    return max(1, int((has_head & (sizes >= _SMALLER_PERSON * sizes.max(initial=1))).sum()))
 
 
 def _hands(atr: np.ndarray) -> np.ndarray:

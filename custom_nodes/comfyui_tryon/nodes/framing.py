@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 
+from .. import exchange
 from ..framing.paste import cut, paste
+from ..framing.report import doubts
 from ..framing.window import Window, around, bounds, centred
 from .tensors import from_uint8, to_pil
+from .token import TOKEN
 
 FRAMINGS = ("person", "model")
 FRAMING = (
@@ -90,6 +93,7 @@ class TryOnPaste:
                 "window": ("TRYON_WINDOW", {"tooltip": "From Try-on Crop."}),
             },
             "optional": {"framing": FRAMING, "feather": FEATHER},
+            "hidden": {**TOKEN["hidden"], "node": ("STRING", {"default": ""})},
         }
 
     def paste(
@@ -100,13 +104,21 @@ class TryOnPaste:
         window: Window,
         framing: str = FRAMINGS[0],
         feather: int = 12,
+        token: str = "",
+        node: str = "",
     ) -> tuple[torch.Tensor, torch.Tensor]:
         whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
+        size = (result.shape[2], result.shape[1])
+        seen, findings = window, doubts(np.asarray(white) >= 128, window, size)
         if framing == "model":
-            size = (result.shape[2], result.shape[1])
             whole, white = cut(whole, window, size), cut(white, window, size, beyond=0)
             window = Window(0, 0, *size)
-        untouched, inside = from_uint8(np.asarray(whole))[None], from_uint8(np.asarray(white))
+        before = np.asarray(whole)
+        if token:
+            request = exchange.find(token)
+            request.warnings += findings
+            request.framed[node] = exchange.Framed(seen, before)
+        untouched, inside = from_uint8(before)[None], from_uint8(np.asarray(white))
         pasted = paste(untouched, result.cpu(), inside, window, feather)
         return pasted, inside[None, :, :, None].expand(-1, -1, -1, 3)
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import metrics
+from .. import exchange, metrics
 from ..engine import current as engine
 from ..masker import CLOTH_TYPES, GeometricMasker, Masker, SchpDensePoseMasker, SegformerMasker
 from ..weights import search as weights
 from ..weights.loaders import LOADERS, PARSERS
 from .models import dtype, unwrap
 from .tensors import from_uint8, to_pil
+from .token import TOKEN
 
 # Those that are loaded from files, by the name that the node has for each.
 LOADED: dict[str, type[SchpDensePoseMasker] | type[SegformerMasker]] = {
@@ -100,7 +101,12 @@ class TryOnAutoMasker:
                     "BOOLEAN",
                     {"default": False, "tooltip": "Of several people, the largest instead of the most certain."},
                 ),
+                "mask_shape": (
+                    ["outline", "box"],
+                    {"default": "outline", "tooltip": "box: the same as square."},
+                ),
             },
+            **TOKEN,
         }
 
     def generate(
@@ -111,14 +117,24 @@ class TryOnAutoMasker:
         mask_grow: int = 0,
         square: bool = False,
         largest_person: bool = False,
+        mask_shape: str = "outline",
+        token: str = "",
     ) -> tuple[torch.Tensor, torch.Tensor]:
         masker = unwrap(pipe, Masker, "pipe", TryOnLoadAutoMasker.DISPLAY_NAME)
         engine().load(pipe)
         report = engine().progress(1)
         person = np.array(to_pil(target_image, "target_image"))
-        mask = masker.mask(
-            person, cloth_type, mask_grow=mask_grow, square=square, largest=largest_person, callback=lambda: report(0)
+        found = masker.find(
+            person,
+            cloth_type,
+            mask_grow=mask_grow,
+            square=square or mask_shape == "box",
+            largest=largest_person,
+            callback=lambda: report(0),
         )
+        mask = found.mask
+        if token and found.people > 1:
+            exchange.find(token).warnings.append("several_people")
         report(1)
         white = from_uint8(mask)[None, :, :, None]
         masked = torch.where(white >= 0.5, 0.5, target_image[:1])

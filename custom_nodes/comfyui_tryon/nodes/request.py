@@ -15,11 +15,10 @@ from .. import exchange, images
 from ..decoding import mask
 from ..demo import SAMPLES, SAMPLES_FOLDER
 from ..engine import current as engine
-from .results import results
+from .results import BadResult, results
 from .tensors import from_uint8
+from .token import TOKEN
 
-# Set by the server in a prompt it queues; absent in the web page's own runs.
-TOKEN = {"hidden": {"token": ("STRING", {"default": ""})}}
 # Which of the graph's outputs a node is.
 PLACE = {"place": ("INT", {"default": 0})}
 NO_LIMIT = 2**31  # pixels: the author's own file is no upload
@@ -149,12 +148,18 @@ class TryOnOutput:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
+        mask = ("IMAGE", {"tooltip": "White where the images may differ from the person, in their frame."})
         graph = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
-        return {"required": {"images": ("IMAGE",)}, "hidden": TOKEN["hidden"] | PLACE | graph}
+        return {
+            "required": {"images": ("IMAGE",)},
+            "optional": {"mask": mask},
+            "hidden": TOKEN["hidden"] | PLACE | graph,
+        }
 
     def deliver(
         self,
         images: Any,
+        mask: Any = None,
         token: str = "",
         place: int = 0,
         prompt: Any = None,
@@ -165,6 +170,8 @@ class TryOnOutput:
             request = exchange.find(token)
             for image in pixels:
                 request.deliver(image, place)
+            if request.wants_mask and mask is not None and place == 0:
+                request.mask = _mask(mask, pixels[0].shape)
             return {"ui": {}}  # which the host keeps: nothing of a request may be in it
         graph = {"prompt": prompt, **(extra_pnginfo or {})} if engine().saves_graphs() else {}
         return {"ui": {"images": [_preview(image, graph) for image in pixels]}}
@@ -191,6 +198,18 @@ def _painted(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
             return None
         pixels = np.array(ImageOps.exif_transpose(file).convert("RGBA"))
     return from_uint8(pixels[None, ..., :3]), 1 - from_uint8(pixels[None, ..., 3])
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns what is linked to mask as bool (H, W).
+
+    Raises:
+        BadResult: it is no image, or has another size than the images, whose shape is (H, W, 3).
+    """
+    pixels = results(mask)[0]
+    if pixels.shape != shape:
+        raise BadResult("Its mask has another size than its images.")
+    return pixels[..., 0] >= 128
 
 
 def _input_files() -> list[str]:

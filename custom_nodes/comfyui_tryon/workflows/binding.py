@@ -8,7 +8,8 @@ from typing import Any
 
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
-from ..schema import IMAGE_FIELDS, PARAMETERS, BoundWorkflow, TryonRequest
+from ..reply_models import BoundWorkflow
+from ..schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
 from .advice import no_output, no_place
 from .format import WorkflowInvalid
 from .parameters import Seeding, limits, seeding
@@ -40,6 +41,8 @@ class Workflow:
         seeding: for each of the outputs, which seeds make its images.
         mask_required: whether a request must send a mask.
         request_independent: ids of the nodes that do not depend on a request's images.
+        told: for each of the nodes that are told which request they run for, its hidden inputs.
+        pasted: for each of the outputs, the id of the TryOnPaste that its images come from, if there is one.
     """
 
     name: str
@@ -52,6 +55,19 @@ class Workflow:
     seeding: Mapping[str, Seeding]
     mask_required: bool
     request_independent: frozenset[str]
+    told: Mapping[str, set[str]]
+    pasted: Mapping[str, str]
+
+    @property
+    def gives_mask(self) -> bool:
+        """Whether the first output has a mask."""
+        return is_link(self.graph[self.outputs[0]]["inputs"].get("mask"))
+
+    def keeps_frame(self, framing: str | None) -> bool:
+        """Says whether images come in the person image's own frame, where a request asks for `framing`."""
+        bound = {node for node, _ in self.parameters.get("framing", ())}
+        own = {node: self.graph[node]["inputs"].get("framing", "person") for node in _pastes(self.graph)}
+        return any((framing if framing and node in bound else value) != "model" for node, value in own.items())
 
     def description(self, default: bool, problem: str | None = None) -> BoundWorkflow:
         """Describes the workflow for people; `problem` says why a newer version of its file is refused."""
@@ -79,13 +95,13 @@ class Workflow:
             values: parameters by name; those left out keep the file's values.
         """
         prompt = copy.deepcopy(dict(self.graph))  # engines change the prompts that they are given
-        for node in chain(*self.inputs.values(), self.outputs):
-            prompt[node]["inputs"]["token"] = token
+        for node, inputs in self.told.items():
+            prompt[node]["inputs"] |= {"token": token, "node": node} if "node" in inputs else {"token": token}
         for place, node in enumerate(self.outputs):
             prompt[node]["inputs"]["place"] = place
         for parameter, value in values.items():
             for node, name in self.parameters.get(parameter, ()):
-                prompt[node]["inputs"][name] = value
+                prompt[node]["inputs"][name] = value == "box" if name == "square" else value
         return prompt
 
 
@@ -118,6 +134,8 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         seeding={node: seeding(graph, _ancestors(graph, [node]), parameters) for node in outputs},
         mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
         request_independent=frozenset(graph) - _descendants(graph, images),
+        told={node: found for node in graph if "token" in (found := _inputs_of(graph[node]["class_type"], "hidden"))},
+        pasted={node: paste for node in outputs if (paste := _last_paste(graph, node)) is not None},
     )
 
 
@@ -161,9 +179,23 @@ def _find_shown(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _results_first(graph: Graph, outputs: Sequence[str]) -> list[str]:
-    sources = {node: {origin for origin, _ in _links(graph[node])} for node in outputs}
+    images = {node: graph[node]["inputs"].get("images") for node in outputs}
+    sources = {node: {link[0]} if is_link(link) else set() for node, link in images.items()}
     inner = {node: _ancestors(graph, origins) - origins for node, origins in sources.items()}
     return sorted(outputs, key=lambda node: any(sources[node] & inner[other] for other in outputs))
+
+
+def _pastes(graph: Graph) -> set[str]:
+    return {node for node, entry in graph.items() if entry["class_type"] == "TryOnPaste"}
+
+
+def _last_paste(graph: Graph, output: str) -> str | None:
+    """Returns the id of the TryOnPaste that an output's images come from; None if there is none, or several."""
+    image = graph[output]["inputs"].get("images")
+    found = _pastes(graph) & _ancestors(graph, [image[0]] if is_link(image) else [])
+    earlier = {other for node in found for other in (_ancestors(graph, [node]) - {node}) & found}
+    last = found - earlier
+    return last.pop() if len(last) == 1 else None
 
 
 def _find_parameters(graph: Graph) -> dict[str, list[tuple[str, str]]]:
@@ -181,9 +213,13 @@ def _find_parameters(graph: Graph) -> dict[str, list[tuple[str, str]]]:
 
 def _declared(class_type: str) -> set[str]:
     """Returns the input names of one of the pack's own nodes, and none for the nodes of others."""
+    return _inputs_of(class_type, "required", "optional")
+
+
+def _inputs_of(class_type: str, *kinds: str) -> set[str]:
     cls = NODE_CLASS_MAPPINGS.get(class_type)
     declared = cls.INPUT_TYPES() if cls else {}
-    return {*declared.get("required", ()), *declared.get("optional", ())}
+    return {name for kind in kinds for name in declared.get(kind, ())}
 
 
 def _tagged(node: str, entry: dict) -> set[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..nodes import NODE_CLASS_MAPPINGS
+from ..schema import SIDE_MAX, SIDE_MIN, SIDE_STEP
 
 # Whether the images of an output depend on no seed, on the request's as a whole, or each on one of its own.
 Seeding = Literal["none", "one", "each"]
@@ -40,6 +41,30 @@ def limits(
         if low <= high and (low, high) != (float("-inf"), float("inf")):
             found[parameter] = low, high
     return found
+
+
+def with_aspect_ratio(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `values` with the width that a height alone goes with, or the reverse.
+
+    Args:
+        values: of a request's parameters.
+        own: the workflow's width and height, as far as it has them.
+
+    Raises:
+        ValueError: that side would be out of range; the message says what to send.
+    """
+    given = {side: values[side] for side in ("width", "height") if values.get(side) is not None}
+    if len(given) != 1 or not all(isinstance(own.get(side), int) for side in ("width", "height")):
+        return dict(values)
+    ((side, length),) = given.items()
+    other = "height" if side == "width" else "width"
+    wanted = SIDE_STEP * round(length * own[other] / own[side] / SIDE_STEP)
+    if not SIDE_MIN <= wanted <= SIDE_MAX:
+        raise ValueError(
+            f"{side} {length} alone would make the {other} {wanted}, which must be from {SIDE_MIN} to {SIDE_MAX}. Send "
+            f"another {side}, or width and height"
+        )
+    return {**values, other: wanted}
 
 
 def _options(cls: Any, name: str) -> Mapping[str, Any]:

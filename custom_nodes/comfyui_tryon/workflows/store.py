@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.interface import Engine
-from ..schema import BoundWorkflow, WorkflowList
+from ..reply_models import BoundWorkflow, WorkflowList
 from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid, to_prompt

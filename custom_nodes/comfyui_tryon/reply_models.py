@@ -1,0 +1,105 @@
+"""Models of the replies: the OpenAPI document is generated from them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from .schema import SEED_MAX, ImageFormat
+
+CautionCode = Literal["several_people", "garment_area_small", "person_cut", "demo_weights"]
+
+
+class Report(BaseModel):
+    """Says what was done to a person image, so that failures can be sorted out without looking."""
+
+    window: tuple[int, int, int, int] = Field(
+        description="x, y, width and height, in pixels, of the part of the person image that the sampler saw; it may "
+        "reach beyond the image."
+    )
+    changed: float = Field(ge=0, le=1, description="Share of the image's pixels that changed.")
+    colour_difference: float | None = Field(
+        ge=0, description="Median CIEDE2000 between garment image and changed area; null if nothing changed."
+    )
+
+
+class Image(BaseModel):
+    image: str = Field(json_schema_extra={"contentEncoding": "base64"})
+    format: ImageFormat
+    width: int
+    height: int
+    seed: int | None = Field(
+        ge=0, le=SEED_MAX, description="Makes this image alone; null if the seed does not, or makes several at once."
+    )
+    report: Report | None = Field(
+        default=None, description="Of the last garment; absent if the workflow pastes nothing into the person image."
+    )
+
+
+class Output(BaseModel):
+    images: list[Image]
+    mask: str | None = Field(
+        default=None,
+        description="A PNG, white where the images may have changed; absent unless return_mask asks for it.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class Caution(BaseModel):
+    """Something that the caller should know about the images."""
+
+    code: CautionCode
+    message: str = Field(description="For people.")
+
+
+class WorkflowVersion(BaseModel):
+    name: str
+    version: str
+
+
+class Timings(BaseModel):
+    """How long the request took, in seconds."""
+
+    queue_s: float
+    execute_s: float
+    total_s: float
+
+
+class TryonReply(BaseModel):
+    id: str
+    output: Output
+    seed: int | None = Field(ge=0, le=SEED_MAX, description="Makes these images again; null if the graph takes none.")
+    workflow: WorkflowVersion
+    timings: Timings
+    warnings: list[Caution] = Field(default=[], description="Absent if there are none.")
+
+
+class BoundWorkflow(BaseModel):
+    """A workflow and where a request goes in its graph."""
+
+    name: str
+    version: str | None = Field(default=None, description="Hash of the content being served; absent if none is.")
+    default: bool
+    parameters: dict[str, Any] = Field(default={}, description="The parameters it takes, with its own values for them.")
+    bound: dict[str, list[str]] = Field(default={}, description="The nodes that each request field is sent to.")
+    outputs: list[str] = Field(default=[], description="The nodes that give the images, in the order of a reply.")
+    seed: Literal["used", "none"] = Field(
+        default="used", description="none: the graph takes no seed from requests, and its replies state none."
+    )
+    mask: Literal["required", "optional", "none"] = "none"
+    problem: str | None = Field(
+        default=None, description="Why the current file is refused; the last good version is served, if there is one."
+    )
+
+
+class WorkflowList(BaseModel):
+    workflows: list[BoundWorkflow]
+
+
+class Error(BaseModel):
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class ErrorReply(BaseModel):
+    error: Error
