@@ -30,7 +30,7 @@ def workers() -> Iterator[Fleet]:
 
 def queue_depth(workers: Fleet) -> int:
     """Requests waiting or running on all workers."""
-    pages = [httpx.get(f"http://{address}:{workers.port}/metrics").text for address in workers.workers]
+    pages = [httpx.get(f"http://{address}:{workers.port}/metrics", timeout=60).text for address in workers.workers]
     return sum(int(float(page.split("\ntryon_queue_depth ")[1].split()[0])) for page in pages)
 
 
@@ -54,7 +54,8 @@ def test_delete_finds_the_worker(workers, fields):
     for thread in threads:
         thread.start()
     until(lambda: queue_depth(workers) == 3, "the requests did not reach the workers")
-    replies = [httpx.delete(f"{workers.url}/api/v1/tryon/cancel-{number}").status_code for number in range(3)]
+    with httpx.Client(base_url=workers.url, timeout=60) as client:
+        replies = [client.delete(f"/api/v1/tryon/cancel-{number}").status_code for number in range(3)]
     for thread in threads:
         thread.join()
     assert replies == [204, 204, 204]
