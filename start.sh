@@ -198,7 +198,7 @@ case $mode in
     [ -z "$comfyui" ] || web_packages "$comfyui" >/dev/null  # else two servers that start at once would install them
     unset PYTHONDONTWRITEBYTECODE  # every server would compile ComfyUI again
     if [ ${#arguments[@]} -eq 0 ]; then
-      arguments=(-n auto --dist loadscope --no-loadscope-reorder)
+      arguments=(-n auto)
       export OMP_NUM_THREADS=1  # there is a worker for each core
     fi
     cd "$here"

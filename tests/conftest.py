@@ -1,7 +1,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from comfyui_tryon import cpus
@@ -57,7 +57,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
 
+    config.option.loadscopereorder = False  # the collection has its order already
     return Groups(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escapes in what a test printed and logged what has no UTF-8: pytest-xdist's workers could not send it."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 def group(test: str) -> str:

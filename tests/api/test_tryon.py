@@ -312,7 +312,8 @@ async def test_two_thousand_refused_requests_leave_nothing(api, grey):
 
     before = await refuse(100)
     assert await refuse(2000) - before < 40e6
-    assert sum(isinstance(item, ApiError) for item in gc.get_objects()) <= 2
+    # isinstance would ask torch's lazy objects for their class, and they warn.
+    assert sum(issubclass(type(item), ApiError) for item in gc.get_objects()) <= 2
 
 
 async def test_an_answered_request_leaves_nothing(api, grey):

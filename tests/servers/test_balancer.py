@@ -30,7 +30,7 @@ def workers() -> Iterator[Fleet]:
 
 def queue_depth(workers: Fleet) -> int:
     """Requests waiting or running on all workers."""
-    pages = [httpx.get(f"http://{address}:{workers.port}/metrics").text for address in workers.workers]
+    pages = [httpx.get(f"http://{address}:{workers.port}/metrics", timeout=60).text for address in workers.workers]
     return sum(int(float(page.split("\ntryon_queue_depth ")[1].split()[0])) for page in pages)
 
 
@@ -54,7 +54,8 @@ def test_delete_finds_the_worker(workers, fields):
     for thread in threads:
         thread.start()
     until(lambda: queue_depth(workers) == 3, "the requests did not reach the workers")
-    replies = [httpx.delete(f"{workers.url}/api/v1/tryon/cancel-{number}").status_code for number in range(3)]
+    with httpx.Client(base_url=workers.url, timeout=60) as client:
+        replies = [client.delete(f"/api/v1/tryon/cancel-{number}").status_code for number in range(3)]
     for thread in threads:
         thread.join()
     assert replies == [204, 204, 204]
@@ -82,7 +83,7 @@ def test_drained_and_killed_workers_are_not_seen_by_clients(workers, fields):
     outcome = load(workers.url, fields, clients=16, requests=40, seeds=5)
     disturber.join()
     assert outcome.statuses == {200: 40}, "each worker takes 2 at once, so a balancer that sends more shows a 429 here"
-    assert first.wait(30) == 0 and second.wait(30) == -signal.SIGKILL
+    assert first.wait(120) == 0 and second.wait(120) == -signal.SIGKILL
     assert workers.retries() > 0, "no request was under way when the worker was killed"
     assert {seed: len(pictures) for seed, pictures in outcome.pictures.items()} == dict.fromkeys(range(5), 1)
 
