@@ -137,7 +137,7 @@ class Delivery:
         framed = run.framed.get(self._workflow.pasted.get(self._workflow.outputs[place], ""))
         report = None
         if framed and framed.before.shape == pixels.shape:
-            report = self._codecs.submit(_report, run.images["garment_image"], framed, pixels)
+            report = self._codecs.submit(make_report, run.images["garment_image"], framed, pixels)
         self._delivered.append(Delivered(place, (pixels.shape[1], pixels.shape[0]), file, report))
 
 
@@ -164,7 +164,8 @@ def _seeds(workflow: Workflow, seed: int, num_images: int, places: list[int]) ->
     return seeds
 
 
-def _report(garment: np.ndarray, framed: Framed, after: np.ndarray) -> Report:
+def make_report(garment: np.ndarray, framed: Framed, after: np.ndarray) -> Report:
+    """Returns what became of the person image that a result was pasted into; images are uint8 (H, W, 3)."""
     difference = colour_difference(garment, framed.before, after)
     return Report(
         window=framed.window,

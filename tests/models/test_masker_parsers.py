@@ -163,7 +163,8 @@ def side_by_side(gap: int):
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
 def test_people_beside_the_one_to_dress_are_left_alone(cloth_type):
     one, pair, boxes = side_by_side(50)
-    mask = masker_that_sees(pair, boxes).mask(np.zeros((200, 350, 3), np.uint8), cloth_type)
+    mask, people = masker_that_sees(pair, boxes).find(np.zeros((200, 350, 3), np.uint8), cloth_type)
+    assert people == 2
     assert mask[:, :150].any() and not mask[:, 170:].any()
 
 

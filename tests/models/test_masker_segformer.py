@@ -243,6 +243,28 @@ def test_the_largest_figure_on_request():
     assert masker.mask(person, "upper", largest=True)[:, :150].any()
 
 
+@pytest.mark.parametrize(
+    "other, gap, people",
+    [((300, 400), 40, 2), ((180, 240), 40, 2), ((100, 130), 40, 1), ((300, 400), -80, 2), (None, 40, 1)],
+    ids=["beside", "smaller", "in the background", "arm in arm", "alone"],
+)
+def test_people_are_counted_by_their_heads(other, gap, people):
+    labels = np.zeros((400, 700), np.uint8)
+    labels[:, :300] = label_maps(300, 400).atr
+    if other:
+        width, height = other
+        part = labels[:height, 300 + gap : 300 + gap + width]
+        part[:] = np.maximum(part, label_maps(width, height).atr)
+    assert masker_that_sees(labels).find(np.zeros((400, 700, 3), np.uint8), "upper").people == people
+
+
+def test_a_wig_is_nobody():
+    labels = np.zeros((400, 700), np.uint8)
+    labels[:, :300] = label_maps(300, 400).atr
+    labels[:60, 450:550] = ATR_LABELS.index("Hair")
+    assert masker_that_sees(labels).find(np.zeros((400, 700, 3), np.uint8), "upper").people == 1
+
+
 def test_refuses_what_is_no_request():
     masker = masker_that_sees(label_maps(60, 80).atr)
     with pytest.raises(ValueError, match="upper, lower"):

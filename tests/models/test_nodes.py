@@ -8,6 +8,8 @@ import pytest
 import torch
 from comfyui_tryon import exchange, nodes
 from comfyui_tryon.engine import current as engine
+from comfyui_tryon.masker import GeometricMasker
+from comfyui_tryon.masker.base import GarmentArea
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from comfyui_tryon.nodes.tensors import to_uint8
 from PIL import Image
@@ -106,6 +108,38 @@ def test_the_geometric_masker_needs_no_weights_and_spares_what_it_should():
     assert areas["lower"][128:].sum() > areas["lower"][:128].sum()
     assert areas["overall"].sum() > max(areas["upper"].sum(), areas["lower"].sum())
     assert not any(area[:24].any() for area in areas.values())
+
+
+def test_a_mask_in_the_shape_of_a_box_is_the_square_one():
+    (pipe,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    person = torch.full((1, 256, 192, 3), 0.9)
+    person[:, 20:240, 70:120] = 0.3
+    outline, box, square = (
+        nodes.AutoMasker().generate(pipe, person, "upper", **options)[0]
+        for options in ({}, {"mask_shape": "box"}, {"square": True})
+    )
+    assert torch.equal(box, square) and (box >= outline).all() and box.sum() > outline.sum()
+
+
+def test_several_people_are_told_to_the_request(job, monkeypatch):
+    (pipe,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    for people, warnings in ((1, []), (2, ["several_people"])):
+        area = GarmentArea(np.zeros((64, 48), np.uint8), people)
+        monkeypatch.setattr(GeometricMasker, "find", lambda *args, area=area, **options: area)
+        nodes.AutoMasker().generate(pipe, torch.zeros(1, 64, 48, 3), "upper", token=job.token)
+        assert job.warnings == warnings
+
+
+def test_a_mask_goes_out_where_it_is_wanted_and_has_the_size_of_the_images(job):
+    image, mask = torch.zeros(1, 32, 24, 3), torch.zeros(1, 32, 24, 3)
+    mask[:, :10] = 0.6
+    nodes.TryOnOutput().deliver(image, mask, token=job.token)
+    assert job.mask is None
+    job.wants_mask = True
+    nodes.TryOnOutput().deliver(image, mask, token=job.token)
+    assert job.mask[:10].all() and not job.mask[10:].any()
+    with pytest.raises(ValueError, match="another size"):
+        nodes.TryOnOutput().deliver(image, mask[:, :20], token=job.token)
 
 
 def test_another_model_in_pipe_is_refused_by_name():

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from comfyui_tryon.framing.report import changed_share, colour_difference
+import torch
+from comfyui_tryon import exchange
+from comfyui_tryon.framing.report import changed_share, colour_difference, doubts
+from comfyui_tryon.framing.window import Window
+from comfyui_tryon.nodes import TryOnCrop, TryOnPaste
 
 
 def plain(colour: tuple[int, int, int], width: int = 60, height: int = 80) -> np.ndarray:
@@ -48,3 +52,39 @@ def test_the_measure_is_ciede2000():
     grey, darker = (119, 119, 119), (82, 82, 82)
     assert colour_difference(plain(grey), plain((0, 0, 0)), plain(grey)) == pytest.approx(0, abs=1e-6)
     assert colour_difference(plain(grey), plain((0, 0, 0)), plain(darker)) == pytest.approx(14.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    "box, window, size, codes",
+    [
+        ((100, 100, 300, 300), (0, 0, 768, 1024), (768, 1024), []),
+        ((100, 100, 163, 164), (0, 0, 768, 1024), (768, 1024), ["garment_area_small"]),
+        ((100, 100, 164, 164), (0, 0, 768, 1024), (768, 1024), []),
+        ((100, 100, 163, 164), (90, 90, 96, 128), (768, 1024), ["garment_area_small"]),  # enlarged is not more detail
+        ((100, 100, 300, 300), (0, 0, 768, 1024), (96, 128), ["garment_area_small"]),
+        ((0, 100, 300, 300), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
+        ((100, 0, 300, 300), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
+        ((100, 100, 768, 300), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
+        ((100, 100, 300, 1024), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
+        ((0, 0, 10, 10), (0, 0, 768, 1024), (768, 1024), ["garment_area_small", "person_cut"]),
+        ((0, 0, 0, 0), (0, 0, 768, 1024), (768, 1024), []),
+    ],
+)
+def test_doubts_about_a_mask_are_told_by_their_rules(box, window, size, codes):
+    mask = np.zeros((1024, 768), bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    assert doubts(mask, Window(*window), size) == codes
+
+
+def test_pasting_tells_the_request_what_it_was_pasted_into():
+    person, mask = torch.full((1, 240, 135, 3), 0.5), torch.zeros(1, 240, 135, 3)
+    mask[:, 40:150, :100] = 1
+    part, _, window = TryOnCrop().crop(person, mask, 192, 256)
+    job = exchange.ImageExchange({}, lambda pixels, place: None)
+    with exchange.opened(job):
+        pasted, _ = TryOnPaste().paste(person, part, mask, window, token=job.token, node="8")
+    assert job.warnings == ["person_cut"]
+    assert job.framed["8"].window == window and job.framed["8"].before.shape == (240, 135, 3)
+    with exchange.opened(job):
+        pasted, _ = TryOnPaste().paste(person, part, mask, window, "model", token=job.token, node="8")
+    assert job.framed["8"].window == window and job.framed["8"].before.shape == pasted.shape[1:]

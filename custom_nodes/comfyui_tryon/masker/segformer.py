@@ -43,8 +43,9 @@ _FASHN = {
 _ATR = {label.lower(): (label, None) for label in ATR_LABELS}
 _BODY = ("Face", "Hair", "Left-arm", "Right-arm", "Left-leg", "Right-leg")
 
-_COUNTED_EVERY = 4  # pixels: what stands apart is further apart
-_SMALLER_PERSON = 0.2  # of the largest figure's area; smaller ones are in the background
+_HEAD = ("Hat", "Hair", "Sunglasses", "Face")
+_COUNTED_EVERY = 4  # pixels: heads are larger, and further apart
+_SMALLER_HEAD = 0.2  # of the largest one's area; smaller ones are in the background
 _LONGEST = 1024  # pixels of the label map, which is then scaled to the image
 _MIN_BODY = 0.0005  # of the image
 _HAND_TO_FACE = 1.2  # a hand's length in square roots of the area labelled face
@@ -187,13 +188,16 @@ def _trained_size(file: Path) -> tuple[int, int]:
 
 
 def _count(atr: np.ndarray) -> int:
-    """Counts the figures that stand apart, have a head, and are not much smaller than the largest; 1 at least."""
+    """Counts the heads that have a face and are not much smaller than the largest; 1 at least.
+
+    Heads, because whole figures fall apart: no label is for the neck.
+    """
     coarse = atr[::_COUNTED_EVERY, ::_COUNTED_EVERY]
-    figures, number = ndimage.label(coarse != 0, np.ones((3, 3)))
-    sizes = np.bincount(figures.ravel(), minlength=number + 1)[1:]
-    heads = np.isin(coarse, [ATR_LABELS.index(label) for label in ("Face", "Hair")])
-    has_head = np.bincount(figures[heads], minlength=number + 1)[1:] > 0
-    return max(1, int((has_head & (sizes >= _SMALLER_PERSON * sizes.max(initial=1))).sum()))
+    heads, number = ndimage.label(np.isin(coarse, [ATR_LABELS.index(label) for label in _HEAD]), np.ones((3, 3)))
+    sizes = np.bincount(heads.ravel(), minlength=number + 1)[1:]
+    has_face = np.bincount(heads[coarse == ATR_LABELS.index("Face")], minlength=number + 1)[1:] > 0
+    sizes = sizes[has_face]
+    return max(1, int((sizes >= _SMALLER_HEAD * sizes.max(initial=1)).sum()))
 
 
 def _hands(atr: np.ndarray) -> np.ndarray:
