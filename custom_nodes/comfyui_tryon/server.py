@@ -12,7 +12,7 @@ from .api.connections import Connections
 from .api.docs import DocsApi
 from .api.health import Health
 from .api.lock import Lock
-from .api.routes import Route, add_to
+from .api.routes import Route, add_to, free
 from .api.tryon import TryonApi
 from .api.workflows import WorkflowsApi
 from .engine.interface import Engine
@@ -43,9 +43,9 @@ class Server:
         `app` is reached, the models are warmed up, and signals drain it.
         """
         answering = Answering(self._settings.keys(), self._settings.origins())
-        routes = add_to(app.router, self.routes(), answering.wrap)
         app.on_startup.append(self._start)
         if self._settings.locked:
+            routes = add_to(app.router, self.routes(), answering.wrap)
             self._engine.take_over()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
@@ -55,6 +55,12 @@ class Server:
             app.on_startup.append(lifecycle.start)
         else:
             self._health.warmed()
+
+            async def add_routes(app: web.Application) -> None:
+                add_to(app.router, free(app.router, self.routes()), answering.wrap)
+
+            # Of two routes of one path the first answers. By then those of ComfyUI and of the other packs are there.
+            app.on_startup.append(add_routes)
             app.on_startup.append(self._say_ready)
         app.on_startup.append(self._tell_who_may_call)
 

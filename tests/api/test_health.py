@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from aiohttp import web
 
 
 async def states(client) -> dict[str, int]:
@@ -94,3 +95,23 @@ async def test_load_never_changes_ping(api, grey, busy):
     for run in client.engine.runs:
         client.engine.finish(run)
     assert [status for status, _ in await asyncio.gather(*sent)] == [200] * busy
+
+
+async def test_unlocked_paths_of_other_packs_stay_theirs(api, caplog):
+    async def theirs(request: web.Request) -> web.Response:
+        return web.Response(text="theirs")
+
+    async def add_theirs(app: web.Application) -> None:
+        app.router.add_get("/metrics", theirs)
+
+    app = web.Application()
+    app.router.add_get("/health", theirs)
+    app.on_startup.append(add_theirs)  # as late as it can be
+    client = await api(app)
+    for path in ("/health", "/metrics"):
+        async with client.get(path) as reply:
+            assert (reply.status, await reply.text()) == (200, "theirs")
+    assert (await states(client)) == READY
+    async with client.post("/health") as reply:
+        assert reply.status == 405 and reply.headers["Allow"] == "GET,HEAD"
+    assert "/health is answered by ComfyUI or another node pack" in caplog.text and "/ping is" not in caplog.text

@@ -1,5 +1,6 @@
 """The table of the API's paths, and how it is put on an aiohttp router."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import ApiError
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,6 +57,15 @@ def add_to(
         refuse = _not_allowed(methods)
         added[resource.add_route("*", wrap(refuse, health, methods))] = Route("*", path, refuse, health)
     return added
+
+
+def free(router: web.UrlDispatcher, routes: Iterable[Route]) -> list[Route]:
+    """Returns those of `routes` whose paths nobody else has; the others are logged, and stay as they are."""
+    routes = list(routes)
+    taken = {route.path for route in routes if any(found.raw_match(route.path) for found in router.resources())}
+    for path in sorted(taken):
+        logger.warning("%s is answered by ComfyUI or another node pack, and not by the try-on API.", path)
+    return [route for route in routes if route.path not in taken]
 
 
 def _not_allowed(methods: list[str]) -> Handler:
