@@ -188,6 +188,9 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then  # more threads than a container's CPU qu
   [ -z "$threads" ] || export OMP_NUM_THREADS=$threads
 fi
 
+# ComfyUI takes a while to load, and unlocked it would go on without the extension.
+case $mode in demo | dev) "$python" -m comfyui_tryon.settings || exit 1 ;; esac
+
 if [ -n "$demo" ]; then
   export TRYON_MODELS_DIR=${TRYON_MODELS_DIR:-$here/.demo/models} TRYON_WORKFLOW=${TRYON_WORKFLOW:-demo}
   "$python" -m comfyui_tryon.demo "$here/.demo"

@@ -73,6 +73,13 @@ class ApiError(Exception):
     def reason(self) -> str:
         return REASONS.get(self.status) or HTTPStatus(self.status).phrase
 
+    def let_go(self) -> None:
+        """Drops the frames that the error has passed.
+
+        They hold the images, and tasks that hold the error: a circle until Python's collector comes by.
+        """
+        self.__traceback__ = None
+
     def body(self) -> dict[str, Any]:
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 

@@ -1,6 +1,10 @@
-"""All settings, read from environment variables; the README has the table."""
+"""All settings, read from environment variables; the README has the table.
+
+`python -m comfyui_tryon.settings` checks them, before a start loads anything heavy.
+"""
 
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,3 +111,10 @@ def settings() -> Settings:
             shown = "" if name == "TRYON_API_KEY" else f" (it is {problem['input']!r})"
             lines.append(f"{name}: {problem['msg']}{shown}")
         raise SettingsError("Bad settings. " + "; ".join(lines)) from None
+
+
+if __name__ == "__main__":
+    try:
+        settings()
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -95,6 +95,16 @@ async def test_more_requests_behind_another_than_a_client_would_send_end_the_con
     await client.until(lambda: client.engine.runs[0].released.done())
 
 
+async def test_a_request_that_comes_with_the_late_body_of_a_refused_one_is_answered(api, grey):
+    client = await api(locked=True)
+    raw = await connect(client)
+    late = b"x" * 100
+    raw.send(HEAD.replace(b"application/json", b"text/plain") + b"Content-Length: 100\r\n\r\n")
+    assert b"415" in await raw.reader.readline()
+    raw.send(late + post(grey | {"person_image": "A" * 200_000}, "Connection: close\r\n"))
+    assert b"invalid_image" in await raw.rest()
+
+
 async def test_a_flood_of_small_requests_is_not_parsed_to_its_end(api):
     client = await api(locked=True)
     raw = await connect(client)

@@ -1,6 +1,7 @@
 """Images that cost much are refused or wait their turn, and one that does not end is stopped."""
 
 import asyncio
+import gc
 import io
 import struct
 import zlib
@@ -12,7 +13,7 @@ from comfyui_tryon.decoding import pool
 from comfyui_tryon.decoding.budget import Budget
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.decoding.pool import Pool
-from comfyui_tryon.decoding.worker import Job
+from comfyui_tryon.decoding.worker import Job, Worker
 from comfyui_tryon.errors import ApiError
 from comfyui_tryon.imagefiles import strips, structure
 from PIL import Image, ImageFile, ImageOps
@@ -198,6 +199,19 @@ async def test_a_decoder_that_does_not_end_is_stopped_and_the_next_image_is_deco
     monkeypatch.undo()
     assert (await processes.run(slow)).shape == (3_000, 3_000, 3)
     assert not processes._quick.locked() and not processes._slow.locked()
+
+
+async def test_a_refused_image_is_not_held_until_the_collector_comes_by(api, grey):
+    client = await api()
+    gc.collect()
+    gc.disable()
+    try:
+        damaged = to_base64(Image.effect_noise((64, 64), 90))[:-1000]
+        assert (await client.tryon(grey | {"person_image": damaged}))[0] == 422
+        held = [found for found in gc.get_objects() if type(found) in (Job, Worker)]
+        assert not [found for found in held if found not in pool._idle]
+    finally:
+        gc.enable()
 
 
 async def test_a_process_that_is_killed_is_replaced():

@@ -134,6 +134,14 @@ def test_start_sh_opens_no_port_without_the_lock(tmp_path, engine, name, mode):
     ends_closed(tmp_path, command, {"COMFYUI_DIR": folder}, cause)
 
 
+@pytest.mark.parametrize("mode", ["--demo", "--dev"])
+def test_a_bad_setting_ends_the_start_before_comfyui_is_loaded(tmp_path, mode):
+    (tmp_path / "main.py").write_text("print('loaded')")
+    (tmp_path / "requirements.txt").write_text("pillow\n")
+    ends_closed(tmp_path, [str(ROOT / "start.sh"), mode], {"COMFYUI_DIR": str(tmp_path)}, SETTINGS["a bad setting"])
+    assert "loaded" not in (tmp_path / "log.txt").read_text()
+
+
 def test_the_stand_in_would_open_its_port(tmp_path):
     """Without a lock to be in place it serves, whatever becomes of the pack."""
     (tmp_path / "main.py").write_text(HOST)

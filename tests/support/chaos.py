@@ -30,6 +30,7 @@ WRONG = "wrong images"
 ODD = "other answers that should not be"
 VERDICTS = (LOST, OPEN, BAD_500, WRONG, ODD)
 TRYON = "/api/v1/tryon"
+WHITE = to_base64(Image.new("RGB", (64, 64), "white"))
 JSON = {"Content-Type": "application/json"}
 FOREIGN = (
     "/ /prompt /queue /history /object_info /view?filename=x /upload/image /userdata /ws /internal/logs /api/prompt "
@@ -172,7 +173,7 @@ class Client(threading.Thread):
     def image(self) -> None:
         """A denoised image, of one of a few seeds."""
         seed = self._rng.randrange(4)
-        fields = self._fields("demo", mask_image=GREY, seed=seed, num_inference_steps=1, width=64, height=64)
+        fields = self._fields("demo", mask_image=WHITE, seed=seed, num_inference_steps=1, width=64, height=64)
         answer = self._expect("image", fields, {"Accept": "image/png"})
         if answer and answer.status == 200:
             self._ledger.check_image(("image", seed), answer.content)

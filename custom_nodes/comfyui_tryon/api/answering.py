@@ -64,6 +64,7 @@ class Answering:
             except ApiError as error:
                 code = f" {error.code}"
                 response = error_response(error)
+                error.let_go()
             except asyncio.CancelledError:
                 if request.get(OUTCOME) != "draining":
                     raise

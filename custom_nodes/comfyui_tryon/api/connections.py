@@ -1,20 +1,17 @@
 """Bounds what connections cost a locked worker: how many there are, how long a head takes, what lies unread."""
 
 import asyncio
-import contextlib
-import ctypes
 import logging
-import os
-import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import StreamReader, web
 
 from ..errors import ApiError
+from . import system
 from .answering import error_response
 from .pace import Pace
 
@@ -68,7 +65,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, inner: web.RequestHandler, connections: "Connections") -> None:
         self._inner = inner
         self._connections = connections
-        self._content: StreamReader | None = None
+        self._content: StreamReader | None = None  # the body of the request that is being answered
+        self._latest: StreamReader | None = None  # that of the last head, which may have no handler yet
         self.busy = False
         self._ended = False  # the client sends nothing any more
         self.since = time.monotonic()
@@ -94,8 +92,11 @@ class _Connection(asyncio.Protocol):
                 self._connections.drop(self)
                 return
             self._inner.data_received(piece)
+            if not (parsed := self._parsed):
+                continue
+            self._latest = parsed[-1][1]
             # aiohttp bounds it since 3.14; before, 60 MB of small requests became 1.4 GB of objects.
-            if len(getattr(self._inner, "_messages", ())) > PIPELINED_REQUESTS:
+            if len(parsed) > PIPELINED_REQUESTS:
                 self._connections.drop(self)
                 return
 
@@ -123,6 +124,7 @@ class _Connection(asyncio.Protocol):
     def begin(self, content: StreamReader) -> None:
         self.busy, self._heading = True, False
         self._content = content
+        self._latest = content if not self._parsed else self._latest
         self._count = 0
         if self._ended:
             self._end_behind_reply()
@@ -165,8 +167,15 @@ class _Connection(asyncio.Protocol):
         # the rest of a body will not come
         (self.transport if self._receives_body() else self._inner).close()
 
+    @property
+    def _parsed(self) -> Sequence[tuple[Any, StreamReader]]:
+        """The heads, each with its body, that have no handler yet."""
+        return getattr(self._inner, "_messages", ())
+
     def _receives_body(self) -> bool:
-        return self._content is not None and not self._content.is_eof()
+        # A late body may come in one piece with the next head, which `_is_flood` then has not seen.
+        content = self._content if self.busy else self._latest
+        return content is not None and not content.is_eof()
 
     def _is_flood(self, data: bytes) -> bool:
         """Says whether more bytes come outside a body than a head, or requests behind the present one, can have."""
@@ -195,7 +204,7 @@ class Connections:
 
     async def guard(self, app: web.Application) -> None:
         """Sets the bounds up; an aiohttp on_startup signal."""
-        files = _raise_file_limit() - SPARE_FILES
+        files = system.raise_file_limit() - SPARE_FILES
         self._limit = max(64, min(MAX_CONNECTIONS + self._max_waiting, files))
         loop = asyncio.get_running_loop()
         create_server = loop.create_server
@@ -256,7 +265,7 @@ class Connections:
             await asyncio.sleep(SWEEP_S)
             if self._dropped:
                 self._dropped = False
-                await asyncio.to_thread(_return_memory)
+                await asyncio.to_thread(system.return_memory)
             for connection in list(self._open):
                 if connection.reply_waited_s > REPLY_STEP_S or connection.head_waited_s > HEAD_S:
                     self.drop(connection)
@@ -276,25 +285,3 @@ def _marked(handler: Answer) -> Answer:
             connection.end()
 
     return marked
-
-
-def _raise_file_limit() -> int:
-    """Lets this process open as many files as it is allowed to, and returns how many more that is."""
-    if sys.platform == "win32":
-        return MAX_CONNECTIONS + SPARE_FILES
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return 1_000_000
-    return soft - len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else soft
-
-
-def _return_memory() -> None:
-    """Gives what has been freed back to the system: glibc keeps blocks of up to 32 MB, thus dropped replies."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)

@@ -93,6 +93,7 @@ async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> b
         result = task.result()
     except ApiError as error:
         request[OUTCOME] = error.code
+        error.let_go()
         return event("error", error.body())
     metrics.observe(result.stages, len(result.images))
     return event("output", await json_reply(request[REQUEST_ID], result))
