@@ -118,7 +118,9 @@ class TryOnPaste:
             request = exchange.find(token)
             request.warnings += findings
             request.framed[node] = exchange.Framed(seen, before)
-        untouched, inside = from_uint8(before)[None], from_uint8(np.asarray(white))
+        is_given = framing != "model" and person.shape[-1] == 3
+        untouched = person.cpu() if is_given else from_uint8(before)[None]
+        inside = from_uint8(np.asarray(white))
         pasted = paste(untouched, result.cpu(), inside, window, feather)
         return pasted, inside[None, :, :, None].expand(-1, -1, -1, 3)
 

@@ -39,7 +39,10 @@ def to_pil(images: torch.Tensor, name: str) -> Image.Image:
     """
     if len(images) != 1:
         raise ValueError(f"{name} has {len(images)} images; send them one at a time.")
-    pixels = to_uint8(images[0])
+    image = images[0]
+    if image.stride(-1) == 0:  # one channel that is shown as several
+        image = image[..., :1]
+    pixels = to_uint8(image)
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)

@@ -14,6 +14,8 @@ const WIDTHS = {
   TryOnPersonImage: 280,
   TryOnGarmentImage: 280,
   TryOnMaskImage: 280,
+  TryOnCrop: 280,
+  TryOnPaste: 260,
   TryOnRepaint: 260,
   TryOnOutput: 360,
 };
