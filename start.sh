@@ -167,6 +167,7 @@ for name in ${names[@]+"${names[@]}"}; do
   esac
 done
 
+export TRYON_WORKFLOWS_DIR=${TRYON_WORKFLOWS_DIR:-$here/workflows}  # a link to the pack does not say where they are
 for name in TRYON_MODELS_DIR TRYON_WORKFLOWS_DIR; do  # ComfyUI starts in its own folder
   case ${!name:-} in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
 done

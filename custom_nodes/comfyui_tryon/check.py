@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .settings import PROJECT, Settings, SettingsError, settings
+from .settings import PACK, Settings, SettingsError, settings
 from .weights import integrity
 from .weights.download import DownloadError
 from .weights.files import Needed
@@ -170,7 +170,7 @@ def _packages() -> Iterator[Row]:
     from packaging.requirements import Requirement
 
     found = []
-    for line in (PROJECT / "custom_nodes/comfyui_tryon/requirements.txt").read_text().splitlines():
+    for line in (PACK / "requirements.txt").read_text().splitlines():
         requirement = Requirement(line)
         try:
             version = metadata.version(requirement.name)

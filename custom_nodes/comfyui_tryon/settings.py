@@ -17,9 +17,11 @@ from .origins import Origins
 
 PACK = Path(__file__).resolve().parent
 PROJECT = PACK.parents[1]
-# A pack that was copied without its repository has no other workflows than its templates.
+# A pack that was copied or linked without its repository has no other workflows than its templates.
 TEMPLATES = PACK / "example_workflows"
-WORKFLOWS = PROJECT / "workflows" if (PROJECT / "start.sh").is_file() else TEMPLATES
+WORKFLOWS = (
+    PROJECT / "workflows" if Path(os.path.abspath(__file__)).parents[2].joinpath("start.sh").is_file() else TEMPLATES
+)
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
 

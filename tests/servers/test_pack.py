@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-from support.images import picture
-from support.servers import FOLDERS, NONE_FOUND, ROOT, START_TIMEOUT_S, Server, comfyui_version, running
+from comfyui_tryon.workflows.format import to_prompt
+from support.images import from_base64, picture
+from support.page_graph import CLASSES, base
+from support.servers import FOLDERS, NONE_FOUND, ROOT, START_TIMEOUT_S, Server, comfyui_version, free_port, running
 
 REQUESTS = 20
 START = 'cd "$1" && exec "$2" -u main.py --cpu --port "$PORT" --disable-auto-launch "${@:3}"'
@@ -26,6 +29,13 @@ class Other:
     def INPUT_TYPES(cls): return {"required": {}}
     def run(self): return (None,)
 NODE_CLASS_MAPPINGS = {"%s": Other}
+"""
+OTHER_ROUTES = """
+from aiohttp import web
+from server import PromptServer
+@PromptServer.instance.routes.get("/health")
+async def health(request): return web.Response(text="of another pack")
+NODE_CLASS_MAPPINGS = {}
 """
 HOSTS = [pytest.param(folder, id=comfyui_version(folder)) for folder in FOLDERS] or [
     pytest.param(None, marks=pytest.mark.skip(reason=NONE_FOUND))
@@ -152,12 +162,52 @@ def test_a_clone_adds_and_changes_nothing_else(comfyui, tmp_path, fields):
     assert f"on port {server.url.rpartition(':')[2]}" in log
 
 
-def test_a_copy_looks_for_workflows_in_itself(tmp_path):
+@pytest.mark.parametrize("comfyui", HOSTS[:1])
+def test_a_linked_folder_publishes_what_the_page_saves_in_app_mode(comfyui, tmp_path, fields):
+    packs = tmp_path / "packs"
+    (packs / "a-pack").mkdir(parents=True)
+    (packs / "a-pack/__init__.py").write_text(OTHER_ROUTES)
+    (packs / "tryon").symlink_to(ROOT / "custom_nodes/comfyui_tryon")
+    graph = base(True, titles=("", ""))
+    prompt = to_prompt(graph.document(), CLASSES)
+    graph.extra = {"linearMode": True, "linearData": {"inputs": [[1, "image"], [2, "image"]], "outputs": [4]}}
+    sent = {name: fields[name] for name in ("person_image", "garment_image")}
+    (tmp_path / "host").mkdir()
+    with host(comfyui, tmp_path / "host", packs) as server, server.client() as client:
+        published = tmp_path / "host/user/default/tryon_workflows"
+        names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+        assert {found["name"] for found in client.get("/api/v1/workflows").json()["workflows"]} == names
+        reply = client.put("/api/v1/workflows/mine", json={"workflow": graph.document(), "prompt": prompt})
+        assert reply.is_success, reply.text
+        assert [path.name for path in published.iterdir()] == ["mine.json"]
+        person, garment = (from_base64(sent[name])[..., :3].astype(int) for name in sent)
+        answered = picture(client.post("/api/v1/tryon", json=sent | {"workflow": "mine"}))
+        assert abs(answered - (person + garment) / 2).max() <= 1
+        assert client.delete("/api/v1/workflows/mine").status_code == 204 and not [*published.iterdir()]
+        assert client.delete("/api/v1/workflows/demo").status_code == 404
+        picture(client.post("/api/v1/tryon", json=fields | {"workflow": "demo"}))
+        missing = client.post("/api/v1/tryon", json=fields)
+        assert missing.json()["error"]["code"] == "not_ready"
+        assert client.get("/health").text == "of another pack" and client.get("/ping").json()["status"] == "healthy"
+    log = server.log()
+    assert "/health is answered by ComfyUI or another node pack" in log
+    command = log.partition("Fetch them with:")[2].splitlines()[0]
+    result = subprocess.run(["bash", "-c", f"{command} --help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "start.sh" not in command + result.stdout, result.stderr
+    assert command.endswith(f"--to {Path(comfyui).resolve() / 'models'}")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_copy_looks_for_workflows_in_itself(tmp_path, linked):
     """In a process of its own that knows no ComfyUI, the folder alone."""
     from comfyui_tryon.settings import TEMPLATES
 
     copied = tmp_path / "ComfyUI/custom_nodes/tryon"
-    shutil.copytree(TEMPLATES.parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    if linked:
+        copied.parent.mkdir(parents=True)
+        copied.symlink_to(TEMPLATES.parent)
+    else:
+        shutil.copytree(TEMPLATES.parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "ComfyUI/workflows").mkdir()  # somebody else's
     code = f"""
 import importlib.util, sys
@@ -168,4 +218,20 @@ settings = importlib.import_module("a-pack.settings")
 print(settings.settings().workflows_dir)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert result.stdout.strip() == str(copied / "example_workflows"), result.stderr
+    assert result.stdout.strip() == str(copied.resolve() / "example_workflows"), result.stderr
+
+
+def test_the_check_of_a_copy_advises_what_is_there(tmp_path):
+    from comfyui_tryon.settings import PACK
+
+    copied = tmp_path / "ComfyUI/custom_nodes/tryon"
+    shutil.copytree(PACK, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+    environment |= {"PORT": str(free_port()), "HF_HOME": str(tmp_path / "hub")}
+    check = [sys.executable, "-m", "tryon.check", "--table", ""]
+    table = subprocess.run(check, cwd=copied.parent, env=environment, capture_output=True, text=True)
+    assert table.returncode == 1 and "start.sh" not in table.stdout, table.stderr
+    command = table.stdout.partition("-> cd ")[2].splitlines()[0]
+    assert command.endswith(f"--to {tmp_path / 'ComfyUI/models'}"), table.stdout
+    result = subprocess.run(["bash", "-c", f"cd {command} --help"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and "Fetches the weight files." in result.stdout, result.stderr

@@ -57,8 +57,8 @@ async function call(path, options = {}) {
   if (reply.ok) return content;
   if (reply.status === 401 && /X-API-Key/.test(content?.error?.message)) {
     const given = await app.extensionManager.dialog.prompt({
-      title: "Try-on API key",
-      message: "This server asks for its TRYON_API_KEY:",
+      title: "The try-on API asks for its key",
+      message: "TRYON_API_KEY:", // a second line would cover the field
     });
     if (given?.trim()) {
       sessionStorage.setItem(KEY, given.trim());

@@ -239,7 +239,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="./start.sh --download", description="Fetches the weight files.")
+    parser = argparse.ArgumentParser(description="Fetches the weight files.")
     parser.add_argument(
         "repositories",
         nargs="*",

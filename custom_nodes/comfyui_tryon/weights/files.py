@@ -69,12 +69,12 @@ def to_download(attention: Sequence[str] = ("mix",), segformer: bool = False) ->
     return wanted | ({SEGFORMER: parser_files("segformer")} if segformer else {})
 
 
-def download_command(path: str, name: str) -> str | None:
-    """Returns the command that fetches file `name` of a node's `path`, or None if no command does."""
+def download_options(path: str, name: str) -> str | None:
+    """Returns the options of the download that fetches file `name` of a node's `path`, or None if none does."""
     version = next((version for version, folder in ATTENTION_FOLDERS.items() if name.startswith(f"{folder}/")), "mix")
     for repository, needed in to_download([version], segformer=True).items():
         if path.rsplit("/", 1)[-1] == repository.rsplit("/", 1)[-1] and any(name in names for names in needed):
             if repository == SEGFORMER:
-                return f"./start.sh --download {repository}"
-            return "./start.sh --download" + ("" if version == "mix" else f" --attention {version}")
+                return repository
+            return "" if version == "mix" else f"--attention {version}"
     return None

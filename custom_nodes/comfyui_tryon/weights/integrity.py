@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..settings import PROJECT, settings
+from .command import download_command
 from .download import file_sha256, read_lock
 
 ATTENTION_COUNT = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
@@ -61,9 +61,8 @@ def fix_command(path: Path) -> str:
         return f"chmod a+r {path}"
     for folder in path.parents[:3]:
         if read_lock(folder.parent):
-            default = settings().models_dir or PROJECT / "models"
-            return "./start.sh --download" + ("" if folder.parent == default else f" --to {folder.parent}")
-    return f"rm {path} && ./start.sh --download"
+            return download_command(folder=folder.parent)
+    return f"rm {path} && {download_command()}"
 
 
 def lock_entry(path: Path) -> Mapping[str, Any] | None:

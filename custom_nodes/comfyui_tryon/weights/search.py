@@ -11,7 +11,8 @@ from typing import Any
 
 from ..demo import checkpoint as demo_checkpoint
 from ..settings import PROJECT, settings
-from .files import MOVED, Needed, download_command
+from .command import download_command
+from .files import MOVED, Needed, download_options
 from .loaders import LOADERS, Needs, masker_needs, pipeline_needs
 
 logger = logging.getLogger(__name__)
@@ -31,19 +32,19 @@ class WeightsMissing(FileNotFoundError):
     Attributes:
         missing: the path input and the file name of each missing file.
         listing: the message without the commands.
-        commands: the commands that fetch the files; empty if `--download` knows none of them.
+        commands: the commands that fetch the files; empty if the download knows none of them.
     """
 
     def __init__(self, missing: Sequence[tuple[str, str]], folders: Sequence[Path]) -> None:
         self.missing = missing
-        found = [download_command(path, name) for path, name in missing]
-        commands = {command for command in found if command}
+        found = [download_options(path, name) for path, name in missing]
+        options = {option for option in found if option is not None}
         # the others fetch what the plain command does, and more
-        self.commands = sorted(commands - {"./start.sh --download"} or commands)
+        self.commands = [download_command(option) for option in sorted(options - {""} or options)]
         lines = ["Missing weight files:", *(f"  {path}: {name}" for path, name in missing)]
         lines += ["Looked under:", *(f"  {folder}" for folder in folders)]
         if None in found:
-            lines.append("Put files that --download does not know under one of these folders yourself.")
+            lines.append("Put files that the download does not know under one of these folders yourself.")
         self.listing = "\n".join(lines)
         super().__init__("\n".join([self.listing, *(f"Fetch them with:  {command}" for command in self.commands)]))
 
