@@ -146,7 +146,7 @@ def write_workflows(folder: Path, plan: Plan) -> None:
         }
         written[name] = {
             "1": person, "2": garment, "3": fault, "4": blend,
-            "5": {**output, "inputs": {**output["inputs"], "images": ["4", 0]}},
+            "5": {**output, "inputs": {"images": ["4", 0]}},
         }  # fmt: skip
     loader["inputs"]["mixed_precision"] = "bf16"
     other = json.loads(json.dumps(graph))

@@ -117,7 +117,7 @@ def check_failure(status: int, text: str) -> None:
 def target(server) -> Iterator[Target]:
     graph = json.loads((server.workflows / "demo.json").read_text())
     graph = {"1": graph["1"], "2": graph["2"], "9": graph["9"]}
-    graph["9"]["inputs"]["images"] = ["1", 0]
+    graph["9"]["inputs"] = {"images": ["1", 0]}
     (server.workflows / "person.json").write_text(json.dumps(graph))
     stop = threading.Event()
     with server.client() as client, server.client() as pinger:
