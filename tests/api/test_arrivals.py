@@ -227,3 +227,21 @@ def test_callers_beyond_number_still_get_one_place_each():
     assert not refused(shares, "somebody")
     with shares.place("somebody"):
         assert refused(shares, "somebody")
+
+
+async def test_a_retry_that_is_received_at_the_same_time_as_the_request_it_repeats_is_answered(api, held, grey):
+    client = await api(locked=True)
+    client.engine.holds = True
+    body = json.dumps(grey).encode()
+    head = f"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    first, again = [await asyncio.open_connection(client.host, client.port) for _ in range(2)]
+    for _, writer in (first, again):
+        writer.write(f"{head}\r\nX-Request-Id: again\r\nConnection: close\r\n\r\n".encode() + body[:-1])
+    await client.until(lambda: held() == 2 * len(body) - 2)
+    first[1].write(body[-1:])
+    await client.until(lambda: client.engine.runs)
+    first[1].close()
+    client.engine.holds = False
+    again[1].write(body[-1:])
+    assert (await again[0].readline()).startswith(b"HTTP/1.1 200")
+    again[1].close()

@@ -63,6 +63,7 @@ class TryonApi:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         fields = await self._receive(request, body.read)
+        await self._end_abandoned(request)  # again: it may have been received at the same time as this one
         wanted = wanted_type(request, fields.output_format)
         if wanted == EVENT_STREAM:
             return await stream(request, self._start, fields)
