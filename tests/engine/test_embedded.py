@@ -1,11 +1,14 @@
 """The embedded engine's thread outlives its nodes, and says which of them failed."""
 
 import asyncio
+import gc
+import threading
 import time
+import weakref
 
 import pytest
 from comfyui_tryon.engine.embedded import EmbeddedEngine
-from comfyui_tryon.engine.interface import GraphError, NodeFailed, Run
+from comfyui_tryon.engine.interface import GraphError, Interrupted, NodeFailed, Run
 
 
 def node(**members):
@@ -60,6 +63,40 @@ async def test_a_node_that_misbehaves_fails_its_own_run_only(engine, name, caplo
     assert f"Node 1 ({name}) failed" in caplog.text
     assert await outcome(engine, "Good") is None
     assert engine.fault() is None
+
+
+async def test_a_canceled_run_holds_nothing_that_its_nodes_have_made():
+    class Image(list):
+        """What can be referred to weakly."""
+
+    made, started, go_on = [], threading.Event(), threading.Event()
+
+    def make(self):
+        image = Image([1])
+        made.append(weakref.ref(image))
+        return (image,)
+
+    def wait(self, value):
+        started.set()
+        go_on.wait(10)
+        return (1,)
+
+    waiting = node(INPUT_TYPES=classmethod(lambda cls: {"required": {"value": ("INT",)}}), run=wait)
+    engine = EmbeddedEngine({"Make": node(run=make), "Wait": waiting})
+    wait_node = {"class_type": "Wait", "inputs": {"value": ["1", 0]}}
+    after = {"class_type": "Wait", "inputs": {"value": ["2", 0]}}
+    run = Run({"1": {"class_type": "Make", "inputs": {}}, "2": wait_node, "3": after}, ["3"])
+    gc.disable()
+    try:
+        engine.queue(run)
+        await asyncio.to_thread(started.wait, 10)
+        engine.cancel(run)
+        go_on.set()
+        await run.released
+        assert isinstance(run.finished.exception(), Interrupted)
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_models_that_cannot_be_unloaded_do_not_end_it_either(engine, monkeypatch):

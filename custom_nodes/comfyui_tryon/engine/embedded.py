@@ -134,7 +134,7 @@ class EmbeddedEngine:
                 with torch.inference_mode():
                     self._execute(run)
             except Interrupted as caught:
-                error = caught
+                error = caught.with_traceback(None)  # which would hold what the nodes have made
             except BaseException as caught:  # a node may raise anything, and the thread must outlive it
                 error = self._failure(run, caught)
             self._canceled.discard(run.id)
