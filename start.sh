@@ -167,7 +167,9 @@ for name in ${names[@]+"${names[@]}"}; do
   esac
 done
 
-export TRYON_WORKFLOWS_DIR=${TRYON_WORKFLOWS_DIR:-$here/workflows}  # a link to the pack does not say where they are
+if [ "$mode" != test ]; then  # a link to the pack does not say where they are
+  export TRYON_WORKFLOWS_DIR=${TRYON_WORKFLOWS_DIR:-$here/workflows}
+fi
 for name in TRYON_MODELS_DIR TRYON_WORKFLOWS_DIR; do  # ComfyUI starts in its own folder
   case ${!name:-} in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
 done

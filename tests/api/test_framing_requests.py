@@ -167,7 +167,7 @@ async def test_a_reply_says_what_was_done_to_the_person(api, grey):
     assert status == 200
     [image] = content["output"]["images"]
     assert image["report"] == {"window": [2, 3, 12, 16], "changed": 0.25, "colour_difference": 0.0}
-    assert [warning["code"] for warning in content["warnings"]] == ["several_people", "person_cut"]
+    assert [warning["code"] for warning in content["warnings"]] == ["several_people", "person_cut", "demo_weights"]
     assert all(warning["message"] for warning in content["warnings"])
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(content["output"]["mask"]))))
     assert (mask[:4] == 255).all() and not mask[4:].any()

@@ -23,7 +23,7 @@ async def test_the_reply_has_the_image_and_how_it_was_made(api, grey):
     client = await api()
     status, content = await client.tryon(grey | {"seed": 7}, headers={"X-Request-Id": "mine"})
     assert status == 200
-    assert set(content) == {"id", "seed", "output", "workflow", "timings", "notice"}
+    assert set(content) == {"id", "seed", "output", "workflow", "timings", "warnings"}
     assert (content["id"], content["seed"]) == ("mine", 7)
     assert content["output"]["images"][0] | {"image": ""} == {
         "image": "", "format": "png", "width": 16, "height": 16, "seed": 7

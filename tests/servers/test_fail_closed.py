@@ -33,9 +33,11 @@ HOST = """
 import os, sys, traceback, types
 from aiohttp import web
 
-for name in ("comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "execution", "folder_paths",
-             "nodes", "server"):
+for name in ("comfy", "comfy.cli_args", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "execution",
+             "folder_paths", "nodes", "server"):
     sys.modules[name] = types.ModuleType(name)
+sys.modules["comfy.cli_args"].args = types.SimpleNamespace(listen=os.environ["LISTEN"], port=int(os.environ["PORT"]))
+sys.modules["nodes"].NODE_CLASS_MAPPINGS = {}
 app = web.Application()
 sys.modules["server"].PromptServer = types.SimpleNamespace(instance=types.SimpleNamespace(app=app))
 try:
@@ -155,7 +157,7 @@ def test_the_stand_in_would_open_its_port(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS[-1:], ids=lambda folder: folder.name)
 def test_a_pack_that_is_not_there_fails_the_start(tmp_path, folder):
-    cause = Cause("TRYON_PACKS names 'no_such_pack'", {"TRYON_PACKS": "no_such_pack"})
+    cause = Cause("TRYON_PACKS names 'no_such_pack'", variables={"TRYON_PACKS": "no_such_pack"})
     ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": str(folder)}, cause)
 
 
@@ -164,7 +166,7 @@ def test_a_pack_that_is_not_there_fails_the_start(tmp_path, folder):
     [("a_pack", "set COMFYUI_DIR, or unset TRYON_PACKS"), ("--listen", "list folders"), ("../x", "list")],
 )
 def test_packs_that_cannot_be_loaded_fail_the_start_before_anything_else(tmp_path, packs, told):
-    cause = Cause(told, {"TRYON_PACKS": packs})
+    cause = Cause(told, variables={"TRYON_PACKS": packs})
     ends_closed(tmp_path, [str(ROOT / "start.sh"), "--demo"], {"COMFYUI_DIR": ""}, cause)
 
 

@@ -153,7 +153,8 @@ def test_a_clone_adds_and_changes_nothing_else(comfyui, tmp_path, fields):
                 template = client.get(f"/api/workflow_templates/my.try-on/{name}.json").json()
                 assert template["nodes"] and client.get(f"/api/workflow_templates/my.try-on/{name}.jpg").is_success
             reply = client.post("/api/v1/tryon", json=fields | {"workflow": "demo"})
-            assert picture(reply).shape == (192, 128, 3) and "demo weights" in reply.json()["notice"]
+            assert picture(reply).shape == (256, 192, 3)
+            assert [warning["code"] for warning in reply.json()["warnings"]] == ["demo_weights"]
             missing = client.post("/api/v1/tryon", json=fields | {"workflow": "catvton"})
             assert missing.json()["error"]["code"] == "not_ready"
             assert client.get("/queue").status_code == client.get("/ping").status_code == 200

@@ -115,11 +115,11 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
             assert listed["mine"]["parameters"]["num_inference_steps"] == 3 and listed["mine"]["version"] in toast
             sent = {key: value for key, value in fields.items() if key != "num_inference_steps"}
             reply = client.post("/api/v1/tryon", json=sent | {"workflow": "mine"})
-        assert picture(reply).shape == (192, 128, 3)
+        assert picture(reply).shape == (256, 192, 3)
         assert reply.json()["workflow"] == {"name": "mine", "version": listed["mine"]["version"]}
 
         await page.evaluate("void app.queuePrompt(0)")
-        await page.wait_for(f"app.graph.getNodeById(9).imgs?.[0]?.naturalWidth === {widget(7, 'width')}.value")
+        await page.wait_for("app.graph.getNodeById(9).imgs?.[0]?.naturalWidth === 384")
         await shot(page, dev, "run")
 
         queued = await prompt_of(page)
