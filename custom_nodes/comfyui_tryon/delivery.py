@@ -14,7 +14,7 @@ from PIL import Image
 from . import images
 from .errors import ApiError
 from .exchange import Framed, ImageExchange
-from .framing.report import changed_share, colour_difference
+from .framing.report import changed_pixels, colour_difference
 from .pending import PendingRequest, Result
 from .reply_models import Caution, CautionCode, Report, Timings
 from .schema import SEED_MAX, TryonRequest
@@ -166,10 +166,11 @@ def _seeds(workflow: Workflow, seed: int, num_images: int, places: list[int]) ->
 
 def make_report(garment: np.ndarray, framed: Framed, after: np.ndarray) -> Report:
     """Returns what became of the person image that a result was pasted into; images are uint8 (H, W, 3)."""
-    difference = colour_difference(garment, framed.before, after)
+    changed = changed_pixels(framed.before, after)
+    difference = colour_difference(garment, after[changed])
     return Report(
         window=framed.window,
-        changed=round(changed_share(framed.before, after), 6),
+        changed=round(float(changed.mean()), 6),
         colour_difference=None if difference is None else round(difference, 2),
     )
 

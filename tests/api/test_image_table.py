@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 from comfyui_tryon import images
-from PIL import Image, ImageCms, features
-from support.images import to_bytes
+from PIL import Image, features
+from support.images import gamma_profile, to_bytes
 
 pyvips = pytest.importorskip("pyvips", reason="NO LIBVIPS HERE: the table of image formats is not tested.")
 
@@ -23,19 +23,6 @@ PIXELS = {
     "I;16": Image.fromarray(GREY),
 }
 P3_CHUNK = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
-
-
-def profile(gamma: float) -> bytes:
-    """sRGB's primaries with another curve."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    curve = b"para" + bytes(4) + struct.pack(">HHi", 0, 0, round(gamma * 65536))
-    for index in range(struct.unpack_from(">I", data, 128)[0]):
-        tag, offset, size = struct.unpack_from(">4sII", data, 132 + 12 * index)
-        if tag in (b"rTRC", b"gTRC", b"bTRC"):
-            data[offset : offset + size] = curve + bytes(size - len(curve))
-            struct.pack_into(">I", data, 132 + 12 * index + 8, len(curve))
-    data[84:100] = bytes(16)
-    return bytes(data)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -82,7 +69,7 @@ def table() -> dict[str, bytes]:
         for orientation in range(2, 9):
             found[f"{name} orientation {orientation}"] = to_bytes(PLAIN, format, exif=exif(orientation), **options)
         for gamma in (1.0, 1.8):
-            found[f"{name} gamma {gamma}"] = to_bytes(PLAIN, format, icc_profile=profile(gamma), **options)
+            found[f"{name} gamma {gamma}"] = to_bytes(PLAIN, format, icc_profile=gamma_profile(gamma), **options)
     for format in ("PNG", "JPEG", "WEBP"):
         found[f"{format} metadata"] = with_metadata(format, 2_000_000)
     png = to_bytes(PLAIN, "PNG")

@@ -10,7 +10,7 @@ import pytest
 from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from PIL import Image, ImageCms, features
-from support.images import to_bytes
+from support.images import gamma_profile, to_bytes
 
 MAX_PIXELS = 1_000_000
 ORIENTATION = 0x0112
@@ -216,19 +216,6 @@ def test_other_modes_look_like_their_rgb(mode):
     format = "TIFF" if mode in ("YCbCr", "LAB") else "PNG"
     found = decode(to_bytes(image, format))
     assert np.abs(found.astype(int) - wanted).mean() <= tolerance
-
-
-def gamma_profile(gamma: float) -> bytes:
-    """An RGB profile with sRGB's primaries and another gamma, made by changing the curves of Pillow's own."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    curve = b"para" + bytes(4) + struct.pack(">HHi", 0, 0, round(gamma * 65536))
-    for index in range(struct.unpack_from(">I", data, 128)[0]):
-        tag, offset, size = struct.unpack_from(">4sII", data, 132 + 12 * index)
-        if tag in (b"rTRC", b"gTRC", b"bTRC"):
-            data[offset : offset + size] = curve + bytes(size - len(curve))
-            struct.pack_into(">I", data, 132 + 12 * index + 8, len(curve))
-    data[84:100] = bytes(16)  # the checksum
-    return bytes(data)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])

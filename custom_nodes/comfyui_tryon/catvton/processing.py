@@ -4,22 +4,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from ..framing.paste import cut
+from ..framing.window import centred
+
 
 def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Crops the largest centred part of `image` with the aspect ratio of `size` (width, height); resizes with Lanczos.
 
     Published as `resize_and_crop` in CatVTON's `utils.py`; used for the person and the mask.
     """
-    width, height = size
-    w, h = image.size
-    if (w, h) == size:
-        return image.copy()
-    if w * height < h * width:
-        crop_w, crop_h = w, max(1, w * height // width)
-    else:
-        crop_w, crop_h = max(1, h * width // height), h
-    box = ((w - crop_w) // 2, (h - crop_h) // 2, (w + crop_w) // 2, (h + crop_h) // 2)
-    return image.crop(box).resize(size, Image.Resampling.LANCZOS)
+    return cut(image, centred(image.size, size), size)
 
 
 def resize_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -31,12 +31,12 @@ def doubts(mask: np.ndarray, window: Window, size: tuple[int, int]) -> list[str]
     return found
 
 
-def changed_share(before: np.ndarray, after: np.ndarray) -> float:
-    """Returns the share of pixels, uint8 (H, W, 3), that differ in any channel."""
-    return float((before != after).any(axis=-1).mean())
+def changed_pixels(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Returns which pixels of two images, uint8 (H, W, 3), differ in any channel, bool (H, W)."""
+    return (before != after).any(axis=-1)
 
 
-def colour_difference(garment: np.ndarray, before: np.ndarray, after: np.ndarray) -> float | None:
+def colour_difference(garment: np.ndarray, changed: np.ndarray) -> float | None:
     """Returns the CIEDE2000 between the garment's colour and that of the changed pixels.
 
     Below 3 is hard to see, above 20 is another colour. Both colours are medians in CIE L*a*b*, channel by channel. The
@@ -44,14 +44,13 @@ def colour_difference(garment: np.ndarray, before: np.ndarray, after: np.ndarray
 
     Args:
         garment: the garment image, uint8 (h, w, 3).
-        before, after: the person image and the result, uint8 (H, W, 3).
+        changed: the result's pixels that changed, uint8 (N, 3).
 
     Returns:
         None if nothing changed.
     """
     from skimage.color import deltaE_ciede2000
 
-    changed = after[(before != after).any(axis=-1)]
     if not len(changed):
         return None
     edge = np.concatenate([garment[0], garment[-1], garment[:, 0], garment[:, -1]])

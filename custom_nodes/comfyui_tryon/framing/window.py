@@ -34,7 +34,7 @@ def bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def centred(size: tuple[int, int], target: tuple[int, int]) -> Window:
-    """Returns the largest centred window with the aspect ratio of `target`, as CatVTON's `resize_and_crop` cuts it.
+    """Returns the largest centred window with the aspect ratio of `target`.
 
     `size`, the image's, and `target` are (width, height).
     """

@@ -109,14 +109,15 @@ class TryOnPaste:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
         size = (result.shape[2], result.shape[1])
-        seen, findings = window, doubts(np.asarray(white) >= 128, window, size)
+        request = exchange.find(token) if token else None
+        if request:
+            request.warnings += doubts(np.asarray(white) >= 128, window, size)
+        seen = window
         if framing == "model":
             whole, white = cut(whole, window, size), cut(white, window, size, beyond=0)
             window = Window(0, 0, *size)
         before = np.asarray(whole)
-        if token:
-            request = exchange.find(token)
-            request.warnings += findings
+        if request:
             request.framed[node] = exchange.Framed(seen, before)
         is_given = framing != "model" and person.shape[-1] == 3
         untouched = person.cpu() if is_given else from_uint8(before)[None]
