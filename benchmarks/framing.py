@@ -21,7 +21,8 @@ import torch
 from comfyui_tryon import images
 from comfyui_tryon.delivery import make_report
 from comfyui_tryon.exchange import Framed
-from comfyui_tryon.masker.agnostic import LabelMaps, agnostic_mask
+from comfyui_tryon.masker.agnostic import LabelMaps
+from comfyui_tryon.masker.base import ParserMasker
 from comfyui_tryon.nodes import TryOnCrop, TryOnPaste
 from comfyui_tryon.nodes.tensors import from_uint8, to_uint8
 from drawing import draw_pair
@@ -41,13 +42,19 @@ def photograph(size: tuple[int, int]) -> bytes:
     return images.encode(np.asarray(noisy), "jpeg", 90)
 
 
+class DrawnMasker(ParserMasker):
+    """Has the labels of a drawn figure, and no networks."""
+
+    def _garment_maps(self, person: np.ndarray, *_: Any) -> tuple[LabelMaps, int]:
+        size = person.shape[1::-1]
+        return LabelMaps(*(np.asarray(Image.fromarray(plane).resize(size, 0)) for plane in figure())), 1
+
+
 def stages(size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     """What a request does with the person image beside the models."""
     data = photograph(size)
     pixels = images.decode(data, "", 10**9, max_side=MAX_SIDE)
-    height, width = pixels.shape[:2]
-    maps = LabelMaps(*(np.asarray(Image.fromarray(plane).resize((width, height), 0)) for plane in figure()))
-    mask = agnostic_mask(maps, "upper")
+    mask = DrawnMasker().mask(pixels, "upper")
     person, white = from_uint8(pixels)[None], from_uint8(mask)[None, :, :, None].expand(-1, -1, -1, 3)
     _, _, window = TryOnCrop().crop(person, white)
     result = torch.rand(1, SMALL[1], SMALL[0], 3, generator=torch.Generator().manual_seed(0))
@@ -56,7 +63,7 @@ def stages(size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     return {
         "decode and reduce the JPEG": lambda: images.decode(data, "", 10**9, max_side=MAX_SIDE),
         "image to tensor": lambda: from_uint8(pixels),
-        "mask: logic": lambda: agnostic_mask(maps, "upper"),
+        "mask: all but the networks": lambda: DrawnMasker().mask(pixels, "upper"),
         "crop": lambda: TryOnCrop().crop(person, white),
         "paste": lambda: TryOnPaste().paste(person, result, white, window),
         "tensor to image": lambda: to_uint8(pasted[0]),

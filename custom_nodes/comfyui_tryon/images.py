@@ -15,7 +15,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 from .errors import ApiError
 from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
 from .imagefiles.colour import Conversion
-from .imagefiles.reducing import reduce, reduced
+from .imagefiles.reducing import Box, reduce, reduced
 from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, empty, strips, upright
 
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # imported by the first HEIC: it takes 0.1 s
@@ -75,7 +75,8 @@ def read_header(data: bytes, field: str, max_pixels: int, max_side: int | None =
         ApiError: as `decode`.
     """
     with opened(data, field, max_pixels) as found:
-        return Header(*found.image.size, _decoder_bytes(found.image, max_side), max_side)
+        width, height = found.image.size
+        return Header(width, height, _decoder_bytes(found.image, max_side), max_side)
 
 
 def decode(
@@ -100,13 +101,17 @@ def decode(
         ApiError: invalid_image, image_too_large or out_of_memory.
     """
     with opened(data, field, max_pixels) as found:
-        load(found, data)
-        image, conversion = reduce(found.image, Conversion(found.image, found.profile), max_side)
+        size = reduced(found.image.size, max_side)
+        box = load(found, data, size)
+        image, conversion = reduce(found.image, Conversion(found.image, found.profile), size, box)
         return upright(image, found.orientation, conversion, allocate or empty)
 
 
-def load(found: Opened, data: bytes) -> None:
+def load(found: Opened, data: bytes, size: tuple[int, int] | None = None) -> Box | None:
     """Decodes the pixels of an image that `opened` gave for `data`.
+
+    A JPEG that is at least twice as large as `size` (width, height) is decoded to a half, a quarter or an eighth. Its
+    last row and column may be pixels in part; the box that is returned then is without what is beyond the image.
 
     Raises:
         OSError: it is damaged or truncated.
@@ -114,11 +119,10 @@ def load(found: Opened, data: bytes) -> None:
     if not isinstance(found.image, JpegImagePlugin.JpegImageFile):
         found.image.seek(0)
         found.image.load()
-        return
+        return None
     try:
         if not jpeg.lacks_end_mark(data):
-            found.image.load()
-            return
+            return _load_jpeg(found.image, size)
     except OSError as error:
         if _is_memory_error(error):
             raise
@@ -127,7 +131,7 @@ def load(found: Opened, data: bytes) -> None:
     if whole is None:
         raise OSError("truncated")
     found.image = _jpeg(whole)
-    found.image.load()
+    return _load_jpeg(found.image, size)
 
 
 def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
@@ -229,6 +233,12 @@ def _jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
         raise OSError(str(error)) from None
 
 
+def _load_jpeg(image: JpegImagePlugin.JpegImageFile, size: tuple[int, int] | None) -> Box | None:
+    part = image.draft(None, size) if size else None
+    image.load()
+    return part and part[1]
+
+
 def _heif(data: bytes) -> Image.Image:
     # By its class: registered, it would be there for all users of Pillow in the process.
     import pillow_heif
@@ -267,16 +277,19 @@ def _is_memory_error(error: Exception) -> bool:
 
 
 def _decoder_bytes(image: Image.Image, max_side: int | None) -> int:
-    pixels = image.width * image.height
-    stored = STORED.get(image.mode, 4)
+    whole, size = image.width * image.height, reduced(image.size, max_side)
+    coefficients = 0
     if image.format == "JPEG":
         # A JPEG in several scans keeps all coefficients, two bytes each, until the last one.
-        beside = 2 * getattr(image, "layers", 4)
-    else:
-        beside = BESIDE.get(image.format or "", max(BESIDE.values()))
-    if max(image.size) > (max_side or MAX_SIDE):
+        coefficients = 2 * getattr(image, "layers", 4) * whole
+        image.draft(None, size)
+    pixels = image.width * image.height
+    beside = STORED.get(image.mode, 4)
+    if image.format != "JPEG":
+        beside += BESIDE.get(image.format or "", max(BESIDE.values()))
+    if image.size != size:
         beside += CHANNELS + 4  # converted before it is reduced
-    return pixels * (stored + beside) + min(pixels, STRIP_PIXELS) * STRIP_BYTES
+    return coefficients + pixels * beside + min(pixels, STRIP_PIXELS) * STRIP_BYTES
 
 
 def _invalid(field: str, what: str) -> ApiError:

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 from aiohttp import FormData
-from comfyui_tryon import exchange
+from comfyui_tryon import exchange, images
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.engine.interface import Progress
 from PIL import Image
-from support.images import from_base64, to_base64, to_bytes
+from support.images import from_base64, psnr, to_base64, to_bytes
 
 
 def level(value: int, size: tuple[int, int] = (16, 16)) -> str:
@@ -261,6 +261,21 @@ async def test_a_reduced_image_is_turned_and_converted_as_a_whole_one(mode):
     assert decoded[1].shape == (100, 67, 3)
     wanted = Image.fromarray(decoded[0]).resize((67, 100), Image.Resampling.LANCZOS)
     assert np.abs(decoded[1].astype(int) - np.asarray(wanted)).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size, progressive", [((1003, 751), False), ((751, 1003), True), ((401, 300), False)])
+def test_a_jpeg_much_larger_than_wanted_is_decoded_at_a_part_of_its_size(mode, size, progressive):
+    noise = Image.effect_noise((40, 40), 90).resize(size, Image.Resampling.BICUBIC)
+    image = Image.merge("RGB", [noise, noise.rotate(180), noise.transpose(Image.Transpose.FLIP_TOP_BOTTOM)])
+    data = to_bytes(image.convert(mode), "JPEG", quality=95, progressive=progressive)
+    reduced = images.decode(data, "person_image", 10**7, max_side=200)
+    whole = Image.fromarray(images.decode(data, "person_image", 10**7))
+    wanted = np.asarray(whole.resize((200, 150) if size[0] > size[1] else (150, 200), Image.Resampling.LANCZOS))
+    assert reduced.shape == wanted.shape
+    assert psnr(reduced, wanted) > 40
+    costs = [images.read_header(data, "person_image", 10**7, side).decoder_bytes for side in (None, 200)]
+    assert costs[1] < costs[0]
 
 
 @pytest.mark.parametrize("size, fits", [((50, 5000), True), ((25, 2500), True), ((52, 5000), False)])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.masker import CLOTH_TYPES, CheckpointError, NoPersonFound, SegformerMasker
+from comfyui_tryon.masker import CLOTH_TYPES, CheckpointError, NoPersonFound, SegformerMasker, base
 from comfyui_tryon.masker.agnostic import ATR_LABELS
 from support.masker_figures import label_maps, person_image
 from torch import nn
@@ -88,6 +88,16 @@ def test_the_network_sees_the_size_it_was_trained_with(folder):
     assert seen[0].shape == (1, 3, 96, 64)
     white = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(seen[0].mean((0, 2, 3)), white)
+
+
+@pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
+def test_a_large_image_is_masked_reduced_with_the_outline_of_its_full_size(cloth_type, monkeypatch):
+    masker, person = masker_that_sees(label_maps().atr), person_image(1500, 2000)
+    reduced = masker.find(person, cloth_type, mask_grow=20).mask
+    monkeypatch.setattr(base, "PARSED_SIDE", 2000)
+    full = masker.find(person, cloth_type, mask_grow=20).mask
+    assert set(np.unique(reduced)) == {0, 255} and reduced.shape == full.shape
+    assert ((reduced & full) > 0).sum() / ((reduced | full) > 0).sum() > 0.98
 
 
 def test_loading_leaves_the_global_generator_alone(folder):

@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 from .. import images
 from ..errors import ApiError
 from ..imagefiles.colour import GreyScale, is_clear, is_wide
-from ..imagefiles.reducing import reduce
+from ..imagefiles.reducing import reduce, reduced
 from ..imagefiles.strips import Allocate, empty, strips, upright
 
 MASK_FIELD = "mask_image"
@@ -67,7 +67,7 @@ def decode(
         plain = _plain(found.image)
         try:
             to_mask = _reading(plain, found.image.format in LOSSY_FORMATS)
-            plain, to_mask = reduce(plain, to_mask, max_side)
+            plain, to_mask = reduce(plain, to_mask, reduced(plain.size, max_side))
         except Unclear as error:
             raise ApiError("invalid_image", f"{field} {error}. {ADVICE}", field=field) from None
 

@@ -55,20 +55,24 @@ def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window
     reach = Window(left, top, right - left, bottom - top)
     part = reach.within(window).within(Window(0, 0, person.shape[2], person.shape[1]))
     rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
-    fitted = torch.stack([_resized(image, window[2:]) for image in result])
-    y, x = part.y - window.y, part.x - window.x
-    fitted = fitted[:, y : y + part.height, x : x + part.width]
-    pasted = person.repeat(len(result), 1, 1, 1)
+    fitted = torch.stack([_resized(image, window, part) for image in result])
+    pasted = torch.from_numpy(np.repeat(person.numpy(), len(result), 0))  # in half the time of torch's own copy
     pasted[:, rows, columns] = repaint(person[:, rows, columns], fitted, mask[rows, columns], seam)
     return pasted
 
 
-def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes float (H, W, 3) in [0, 1] to `size` (width, height) with Lanczos, by way of 8 bits a channel."""
-    if (image.shape[1], image.shape[0]) == size:
-        return image
+def _resized(image: torch.Tensor, window: Window, part: Window) -> torch.Tensor:
+    """Returns `part` of `image`, float (h, w, 3) in [0, 1], when that is scaled to `window`.
+
+    With Lanczos, by way of 8 bits a channel.
+    """
+    y, x = part.y - window.y, part.x - window.x
+    if (image.shape[1], image.shape[0]) == window[2:]:
+        return image[y : y + part.height, x : x + part.width]
     pixels = Image.fromarray(image.mul(255).round().clamp(0, 255).to(torch.uint8).numpy())
-    resized = np.asarray(pixels.resize(size, Image.Resampling.LANCZOS))
+    across, down = image.shape[1] / window.width, image.shape[0] / window.height
+    box = (x * across, y * down, (x + part.width) * across, (y + part.height) * down)
+    resized = np.asarray(pixels.resize(part[2:], Image.Resampling.LANCZOS, box))
     return torch.from_numpy(np.divide(resized, 255.0, dtype=np.float32))
 
 

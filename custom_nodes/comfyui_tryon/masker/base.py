@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch import nn
 
 from .agnostic import CLOTH_TYPES, LabelMaps, agnostic_mask
 
 Callback = Callable[[], None]
+# Pixels of the longer side in which people are parsed and masked; the networks themselves see no more than half of it.
+PARSED_SIDE = 1024
 
 
 class GarmentArea(NamedTuple):
@@ -75,14 +78,26 @@ class Masker(nn.Module):
 
 
 class ParserMasker(Masker):
-    """Applies CatVTON's mask logic to what human parsers say of each pixel."""
+    """Applies CatVTON's mask logic to what human parsers say of each pixel.
+
+    A person image with a side above `PARSED_SIDE` is reduced to it, and the mask is enlarged to the image again.
+    """
 
     def _find(
         self, person: np.ndarray, cloth_type: str, mask_grow: int, square: bool, largest: bool, callback: Callback
     ) -> GarmentArea:
+        height, width = person.shape[:2]
+        scale = min(1.0, PARSED_SIDE / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        if scale < 1:
+            person = np.array(Image.fromarray(person).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
         maps, people = self._garment_maps(person, cloth_type, largest, callback)
         callback()
-        return GarmentArea(agnostic_mask(maps, cloth_type, mask_grow=mask_grow, square=square), people)
+        mask = agnostic_mask(maps, cloth_type, mask_grow=round(mask_grow * scale), square=square)
+        if scale < 1:
+            enlarged = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+            mask = (np.asarray(enlarged) >= 128).astype(np.uint8) * 255
+        return GarmentArea(mask, people)
 
     def _garment_maps(
         self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback
