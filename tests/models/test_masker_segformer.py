@@ -92,7 +92,7 @@ def test_the_network_sees_the_size_it_was_trained_with(folder):
 
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
 def test_a_large_image_is_masked_reduced_with_the_outline_of_its_full_size(cloth_type, monkeypatch):
-    masker, person = masker_that_sees(label_maps().atr), person_image(1500, 2000)
+    masker, person = masker_that_sees(label_maps(768, 1024).atr), person_image(1500, 2000)
     reduced = masker.find(person, cloth_type, mask_grow=20).mask
     monkeypatch.setattr(base, "PARSED_SIDE", 2000)
     full = masker.find(person, cloth_type, mask_grow=20).mask
