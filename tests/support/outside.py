@@ -55,7 +55,7 @@ class Outside:
         self._tasks: set[asyncio.Task] = set()
 
     async def start(self) -> None:
-        server, client = _contexts()
+        server, client = contexts()
         self._server = await asyncio.start_server(self._serve, LOOPBACK, 0, ssl=server)
         self.port = self._server.sockets[0].getsockname()[1]
         self.network = Network(self._look_up, lambda address: address in self.allowed, client)
@@ -115,7 +115,7 @@ class Outside:
 
 
 @lru_cache
-def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert(f"*.{DOMAIN}").configure_cert(server)
