@@ -153,7 +153,7 @@ class Lifecycle:
         self._webhooks.hurry()
         await _while(self._has_work, webhooks_s)
         self._tryon.stop()  # event streams end in an event, which takes their handlers
-        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+        await _while(lambda: self._lock.in_flight or self._webhooks.pending, LAST_ANSWERS_S)
         self._answering.abort()  # those that are being received or written
         await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
         await _while(lambda: self._tryon.executing and not self._hurry, STOP_TIMEOUT_S)

@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import logging
+import signal
 from datetime import datetime, timezone
 
 import pytest
-from comfyui_tryon import metrics, signing
+from comfyui_tryon import lifecycle, metrics, signing
 from comfyui_tryon.engine.interface import NodeFailed
 from comfyui_tryon.outbound import webhooks
 from comfyui_tryon.settings import SettingsError, settings
@@ -380,6 +381,69 @@ async def test_what_is_lost_when_a_server_closes_is_logged(calling, outside, gre
     client.engine.holds = True
     await accepted(client, grey | {"webhook_url": outside.url("/hook")})
     await client.parts._outbound.close()
+    assert counted() == {"lost": 1} and f"mine: its webhook to cdn.{DOMAIN} is lost" in caplog.text
+
+
+@pytest.fixture
+def stopped(monkeypatch) -> asyncio.Event:
+    """Is set when a drained process would end."""
+    event = asyncio.Event()
+    monkeypatch.setattr(lifecycle, "_stop", event.set)
+    return event
+
+
+async def test_a_draining_worker_finishes_what_it_accepted_and_calls_the_webhook(calling, outside, grey, stopped):
+    outside.answers["/hook"] = [answer(500), answer()]
+    client = await calling(locked=True)
+    client.engine.holds = True
+    await accepted(client, grey | {"webhook_url": outside.url("/hook")})
+    signal.raise_signal(signal.SIGTERM)
+    await client.until(lambda: client.parts._health.draining)
+    client.engine.finish(client.engine.runs[0])
+    await asyncio.wait_for(stopped.wait(), 60)
+    assert len(outside.to("/hook")) == 2 and verified(outside.to("/hook")[1])["output"]
+
+
+@pytest.mark.parametrize("how", ["deadline", "no time", "second signal"])
+async def test_the_webhook_of_what_does_not_finish_says_that_the_worker_ends(calling, outside, grey, stopped, how):
+    client = await calling(locked=True, drain_s={"deadline": 1, "no time": 0, "second signal": 3600}[how])
+    client.engine.holds = True
+    await accepted(client, grey | {"webhook_url": outside.url("/hook")})
+    signal.raise_signal(signal.SIGTERM)
+    await client.until(lambda: client.parts._health.draining)
+    if how == "second signal":
+        signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(stopped.wait(), 60)
+    assert len(outside.to("/hook")) == 1
+    content = verified(outside.to("/hook")[0])
+    assert (content["id"], content["error"]["code"]) == ("mine", "draining")
+
+
+async def test_what_waits_for_another_attempt_gets_it_when_the_worker_ends(
+    calling, outside, grey, stopped, monkeypatch, counted, caplog
+):
+    outside.answers |= {"/hook": [answer(500), answer()], "/bad": answer(500)}
+    client = await calling(locked=True, drain_s=1)
+    monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 60)
+    for name in ("hook", "bad"):
+        await accepted(client, grey | {"webhook_url": outside.url(f"/{name}")}, name)
+        await client.until(lambda name=name: outside.to(f"/{name}"))
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(stopped.wait(), 60)
+    assert len(outside.to("/hook")) == len(outside.to("/bad")) == 2
+    assert counted() == {"ok": 1, "failed": 1} and "bad: its webhook is given up after attempt 2" in caplog.text
+
+
+async def test_a_receiver_that_hangs_does_not_keep_a_worker(calling, outside, grey, stopped, counted, caplog):
+    async def hang(writer, asked):
+        await asyncio.Event().wait()
+
+    outside.answers["/hook"] = hang
+    client = await calling(locked=True, drain_s=0)
+    await accepted(client, grey | {"webhook_url": outside.url("/hook")})
+    await client.until(lambda: outside.asked)
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(stopped.wait(), 60)
     assert counted() == {"lost": 1} and f"mine: its webhook to cdn.{DOMAIN} is lost" in caplog.text
 
 

@@ -55,12 +55,14 @@ class TryonApi:
         """Answers {"instances": [fields]} with {"predictions": [reply]}."""
         await self._end_abandoned(request)
         with self._admitted(request):
-            replies = []
-            for number, fields in enumerate(await self._receive(request, body.read_instances)):
-                if fields.webhook_url is not None:
-                    message = "This path has no webhooks. Leave webhook_url out, or use POST /api/v1/tryon."
-                    raise ApiError("invalid_parameter", message, field="webhook_url")
+            instances = await self._receive(request, body.read_instances)
+            for fields in instances:
                 check_urls(fields, self._outbound.hosts)
+                if fields.webhook_url is not None:
+                    message = "There are no webhooks here. Leave webhook_url out, or use POST /api/v1/tryon."
+                    raise ApiError("invalid_parameter", message, field="webhook_url")
+            replies = []
+            for number, fields in enumerate(instances):
                 pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
                 replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
