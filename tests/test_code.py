@@ -24,12 +24,12 @@ LAYERS = [
     ["engine", "catvton", "masker", "weights"],
     ["framing"],
     ["demo"],
-    ["decoding"],
+    ["decoding", "outbound"],
     ["parsing", "reply_models"],
     ["exchange", "images", "schema", "log", "metrics"],
     ["datauri"],
     ["errors", "hints", "settings", "imagefiles"],
-    ["cpus", "guard", "keys", "origins"],
+    ["cpus", "guard", "hosts", "keys", "origins", "signing"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

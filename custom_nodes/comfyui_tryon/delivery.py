@@ -103,7 +103,7 @@ class Delivery:
         mask = None if self._mask is None else await asyncio.to_thread(_png, self._mask)
         done = time.perf_counter()
         stages = {
-            "decode": request.decoded - request.arrived,
+            "decode": request.decoded - (request.fetched or request.arrived),
             "queue": request.started - request.queued,
             "execute": request.ended - request.started,
             "encode": done - request.ended,

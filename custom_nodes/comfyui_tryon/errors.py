@@ -3,6 +3,9 @@
 Inside, each layer raises errors of its own, which `tryon.py` and `api/` turn into an `ApiError`:
 
     settings.SettingsError             an environment variable has an unusable value
+    hosts.UrlRefused                   a client's URL may not be used
+    outbound.fetching.NotFetched       a host does not answer with a file
+    outbound.uploads.NotUploaded       a host does not take a file
     workflows.WorkflowInvalid          a workflow file cannot serve requests
       format.WorkflowFormatError       it cannot be read as a workflow
     engine.interface.GraphError        the engine cannot execute a prompt
@@ -32,6 +35,7 @@ STATUS = {
     "invalid_parameter": 422,
     "missing_field": 422,
     "no_person_found": 422,
+    "upload_failed": 424,
     "queue_full": 429,
     "canceled": 499,
     "node_execution_error": 500,

@@ -31,6 +31,10 @@ def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     if fields.return_mask and not workflow.gives_mask:
         message = f"Workflow {workflow.name!r} gives no mask: nothing is linked to mask of its TryOnOutput."
         raise ApiError("invalid_parameter", message, field="return_mask")
+    count = fields.num_images * len(workflow.outputs)
+    if fields.upload_urls and len(fields.upload_urls) != count:
+        message = f"upload_urls has {len(fields.upload_urls)} URLs, and the images are {count}. Send one for each."
+        raise ApiError("invalid_parameter", message, field="upload_urls")
 
 
 def _check_garments(fields: TryonRequest) -> None:

@@ -11,6 +11,8 @@ WORDS = {
     "num_inference_steps": "step steps timesteps",
     "guidance_scale": "cfg guidance scale",
     "seed": "seed",
+    "webhook_url": "webhook webhooks callback",
+    "upload_urls": "upload uploads presigned",
     "output_quality": "quality compression",
     "output_format": "format extension mime",
     "num_images": "samples n num number count batch outputs",

@@ -19,6 +19,7 @@ from .api.health import Health
 from .api.lock import Lock
 from .errors import ApiError
 from .guard import end
+from .outbound.webhooks import Webhooks
 from .pending import PendingRequest
 from .schema import TryonRequest
 from .settings import Settings
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5
 LAST_ANSWERS_S = 1
+# Of a drain's time: what webhooks get for their last attempt.
+WEBHOOKS_SHARE, LONGEST_WEBHOOKS_S = 0.2, 5.0
 WARM_UP_TIMEOUT_S = 1800  # not a client's deadline: models load, perhaps from a slow volume on a busy machine
 LONGEST_PAUSE_S = 60
 FAILURE_CHECK_S = 1
@@ -48,6 +51,7 @@ class Lifecycle:
         health: Health,
         lock: Lock,
         answering: Answering,
+        webhooks: Webhooks,
     ) -> None:
         self._settings = settings
         self._engine_name = engine_name
@@ -55,6 +59,7 @@ class Lifecycle:
         self._health = health
         self._lock = lock
         self._answering = answering
+        self._webhooks = webhooks
         self._hurry = False
         self._tasks: set[asyncio.Task] = set()  # the event loop holds tasks weakly
 
@@ -137,17 +142,28 @@ class Lifecycle:
         self._spawn(self._drain())
 
     async def _drain(self) -> None:
-        """Lets accepted requests finish. At the deadline or a second signal the rest get 503 draining."""
-        logger.info("Draining: %d requests to finish", self._lock.in_flight)
-        await _while(lambda: self._lock.in_flight and not self._hurry, self._settings.drain_s)
+        """Lets accepted requests finish. At the deadline or a second signal the rest get 503 draining.
+
+        Those that a webhook answers get it a little earlier, for the webhook to be delivered until then.
+        """
+        logger.info("Draining: %d requests and %d webhooks to finish", self._lock.in_flight, self._webhooks.pending)
+        webhooks_s = min(self._settings.drain_s * WEBHOOKS_SHARE, LONGEST_WEBHOOKS_S)
+        await _while(self._has_work, self._settings.drain_s - webhooks_s)
+        self._tryon.stop_detached()
+        self._webhooks.hurry()
+        await _while(self._has_work, webhooks_s)
         self._tryon.stop()  # event streams end in an event, which takes their handlers
-        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+        await _while(lambda: self._lock.in_flight or self._webhooks.pending, LAST_ANSWERS_S)
         self._answering.abort()  # those that are being received or written
         await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
         await _while(lambda: self._tryon.executing and not self._hurry, STOP_TIMEOUT_S)
+        await self._webhooks.close()
         await asyncio.sleep(0.2)  # the last answers leave the socket
         logger.info("Stopped")
         asyncio.get_running_loop().call_soon(_stop)
+
+    def _has_work(self) -> bool:
+        return bool(self._lock.in_flight or self._webhooks.pending) and not self._hurry
 
     async def _exit_when_failed(self) -> None:
         while not self._health.failure:

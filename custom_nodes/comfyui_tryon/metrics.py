@@ -19,7 +19,7 @@ callers = Counter(
 )
 stages = Histogram(
     "tryon_stage_seconds",
-    "How long a stage of a request took: receive, decode, queue, execute, encode, total.",
+    "How long a stage of a request took: receive, fetch, decode, queue, execute, encode, total, upload.",
     ["stage"],
     buckets=SECONDS,
     registry=registry,
@@ -31,14 +31,22 @@ model_load = Histogram(
 executor_restarts = Counter(
     "tryon_executor_restarts", "Executor threads replaced because a node ended them.", registry=registry
 )
+webhooks = Counter(
+    "tryon_webhook_deliveries",
+    "Webhooks that are done with, by outcome: ok, gone (410), failed (given up) or lost with the worker.",
+    ["outcome"],
+    registry=registry,
+)
+_pending = Gauge("tryon_webhooks_pending", "Webhooks promised and not delivered yet.", registry=registry)
 _queue = Gauge("tryon_queue_depth", "Requests waiting or running.", registry=registry)
 _memory = Gauge("tryon_gpu_memory_bytes", "Memory of the GPU in use by this process.", registry=registry)
 
 
-def watch(queue_depth: Callable[[], int], gpu_memory: Callable[[], int]) -> None:
+def watch(queue_depth: Callable[[], int], gpu_memory: Callable[[], int], pending_webhooks: Callable[[], int]) -> None:
     """Says where the gauges read their values when they are asked for."""
     _queue.set_function(queue_depth)
     _memory.set_function(gpu_memory)
+    _pending.set_function(pending_webhooks)
 
 
 def count(outcome: str, caller: str = "") -> None:

@@ -5,8 +5,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from .engine.interface import Progress, Run
 from .errors import ApiError
@@ -17,6 +17,9 @@ from .schema import ImageFormat
 from .workflows.binding import Workflow
 
 logger = logging.getLogger(__name__)
+
+# Requests that wait for others' servers. They take no place in the queue, but hold bodies or images.
+MAX_ELSEWHERE = 32
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Result:
         first_seed: makes the first image again; None if it did not make it.
         reports: for each image what was done to the person image, if that is known.
         mask: a PNG of where the images may have changed, if it was asked for.
+        urls: where the images have been uploaded to, if they have.
     """
 
     images: list[bytes]
@@ -51,6 +55,17 @@ class Result:
     reports: list[Report | None]
     mask: bytes | None
     warnings: list[Caution]
+    urls: list[str] = field(default_factory=list)
+
+
+class Transfers(Protocol):
+    """Does for one request what involves others' servers; each method raises ApiError if it cannot be done."""
+
+    async def fetch(self) -> None:
+        """Puts images into the request's fields that it named by URL."""
+
+    async def upload(self, result: Result) -> None:
+        """Sends the images of `result` where the request said, and notes it there."""
 
 
 class PendingRequest:
@@ -62,6 +77,9 @@ class PendingRequest:
         on_event: called with each Status and Progress, on the event loop.
         previews: whether the progress should come with previews.
         timeout_s: how long it may take; None for the server's usual deadline.
+        transfers: its part on others' servers, if it has one.
+        is_elsewhere: whether it waits for somebody else's server, and takes no place in this one's queue.
+        is_detached: whether its client has been told that a webhook will have the answer.
     """
 
     def __init__(
@@ -80,10 +98,21 @@ class PendingRequest:
         self.timeout_s = timeout_s
         self.position: int | None = None
         self.arrived = time.perf_counter()
-        self.decoded = self.queued = self.started = self.ended = 0.0
+        self.fetched = self.decoded = self.queued = self.started = self.ended = 0.0
+        self.transfers: Transfers | None = None
+        self.is_elsewhere = self.is_detached = False
         self.run: Run | None = None
         self.cancel_reason: ApiError | None = None
         self._task: asyncio.Task[Result] | None = None
+
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Takes the request out of the queue while the block runs."""
+        self.is_elsewhere = True
+        try:
+            yield
+        finally:
+            self.is_elsewhere = False
 
     async def result(self, work: Coroutine[Any, Any, Result], timeout_s: float) -> Result:
         """Waits for `work` until it is done, canceled or late; who was told of a cancellation never gets a result.
@@ -121,6 +150,16 @@ class PendingRequests:
     def __iter__(self) -> Iterator[PendingRequest]:
         return iter([*self._requests.values()])
 
+    @property
+    def queue(self) -> list[PendingRequest]:
+        """Those that this server works for, in their order."""
+        return [request for request in self if not request.is_elsewhere]
+
+    def check_elsewhere(self) -> None:
+        """Raises ApiError queue_full if more requests wait for other servers than may."""
+        if len(self) - len(self.queue) > MAX_ELSEWHERE:
+            raise ApiError("queue_full", "Many requests wait for other servers. Retry later.", retry_after=10)
+
     @contextlib.contextmanager
     def holding(self, request: PendingRequest) -> Iterator[None]:
         """Holds `request` within a block; raises ApiError conflict if its caller has another one with that id."""
@@ -132,6 +171,11 @@ class PendingRequests:
             yield
         finally:
             del self._requests[name]
+
+    def queue_again(self, request: PendingRequest) -> None:
+        """Puts a request behind those that came while it was elsewhere."""
+        name = (request.caller, request.id)
+        self._requests[name] = self._requests.pop(name)
 
     def cancel(self, caller: str, request_id: str, reason: ApiError) -> bool:
         """Cancels one request; returns False if that caller has none with that id."""

@@ -23,7 +23,13 @@ class Report(BaseModel):
 
 
 class Image(BaseModel):
-    image: str = Field(json_schema_extra={"contentEncoding": "base64"})
+    image: str | None = Field(
+        default=None,
+        description="The image; absent if upload_urls says where it goes.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+    url: str | None = Field(default=None, description="Where the image was sent to by upload_urls, without the query.")
+    bytes: int | None = Field(default=None, description="The size of the file that was sent there.")
     format: ImageFormat
     width: int
     height: int
@@ -71,6 +77,20 @@ class TryonReply(BaseModel):
     workflow: WorkflowVersion
     timings: Timings
     warnings: list[Caution] = Field(default=[], description="Absent if there are none.")
+
+
+class Accepted(BaseModel):
+    """What a request with a webhook_url is answered with."""
+
+    id: str
+    status: Literal["queued"] = "queued"
+
+
+class WebhookError(BaseModel):
+    """What a webhook gets if there is no image."""
+
+    id: str
+    error: "Error"
 
 
 class BoundWorkflow(BaseModel):

@@ -1,11 +1,13 @@
 """Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from .datauri import NoImageText, decode_text
+from .hosts import MAX_URL
 from .settings import WORKFLOW_NAME
 
 CLOTH_TYPE_ALIASES = {
@@ -24,9 +26,15 @@ SEED_MAX = 2**64 - 1
 DRAWN_SEED_MAX = 2**53 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 MAX_GARMENTS = 4
+MAX_UPLOADS = 16
+URL_TEXT = re.compile(r"\s*https?://", re.IGNORECASE)
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 Framing = Literal["person", "model"]
+
+
+class ImageUrl(bytes):
+    """A URL in UTF-8 in the place of the image that is still to be fetched from it."""
 
 
 class NodeInput:
@@ -45,11 +53,16 @@ class Several:
 
 
 def _image(value: Any) -> bytes:
-    """Returns the bytes of an image field, which is base64, a data URI, or (a file in a form) bytes already."""
+    """Returns the bytes of an image field, which is base64, a data URI, or (a file in a form) bytes already.
+
+    Of a URL it returns an `ImageUrl`.
+    """
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise PydanticCustomError("image", "must be a base64 string or a data URI")
+        raise PydanticCustomError("image", "must be a base64 string, a data URI or a URL")
+    if URL_TEXT.match(value):
+        return ImageUrl(value.encode("utf-8", "replace"))
     try:
         return decode_text(value)
     except NoImageText as error:
@@ -111,6 +124,7 @@ Number = BeforeValidator(_number)
 SEVERAL = Several()
 Listed = BeforeValidator(_listed)
 EachGarment = Field(min_length=1, max_length=MAX_GARMENTS)
+Url = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
 ClothType = Annotated[Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type)]
 Side = Annotated[
     int,
@@ -125,9 +139,11 @@ class TryonRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    person_image: ImageData = Field(description="The person: base64, a data URI or, in a form, a file.")
+    person_image: ImageData = Field(
+        description="The person: base64, a data URI, an https URL of an allowed host or, in a form, a file."
+    )
     garment_image: Annotated[list[ImageData], EachGarment, Listed, SEVERAL] = Field(
-        description="The garment: base64, a data URI or, in a form, a file. Or 1 to 4 of them, put on in this order."
+        description="The garment, sent as person_image is. Or 1 to 4 of them, put on in this order."
     )
     mask_image: ImageData | None = Field(
         default=None,
@@ -182,6 +198,15 @@ class TryonRequest(BaseModel):
     output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
     workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(
         default=None, description="A published workflow's name; see GET /api/v1/workflows."
+    )
+    webhook_url: Url | None = Field(
+        default=None,
+        description="An https URL. The answer is 202 once the request is queued; the reply or the error is POSTed "
+        "there, signed by Standard Webhooks.",
+    )
+    upload_urls: Annotated[list[Url], Field(max_length=MAX_UPLOADS), Listed, SEVERAL] = Field(
+        default=[],
+        description="Presigned https URLs, one for each image, which are PUT there instead of into the reply.",
     )
 
 

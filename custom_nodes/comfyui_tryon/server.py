@@ -17,6 +17,8 @@ from .api.tryon import TryonApi
 from .api.workflows import WorkflowsApi
 from .engine.interface import Engine
 from .lifecycle import Lifecycle
+from .outbound import Outbound
+from .outbound.network import Network
 from .settings import TEMPLATES, Settings
 from .tryon import TryOn
 from .workflows.store import Workflows
@@ -28,13 +30,17 @@ USER_WORKFLOWS = "tryon_workflows"
 
 
 class Server:
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    """The API on an engine; `network` is how it gets at what clients name by URL."""
+
+    def __init__(self, settings: Settings, engine: Engine, network: Network | None = None) -> None:
         self._settings = settings
         self._engine = engine
         self._workflows = Workflows(_published(settings, engine), engine, settings.workflows_dir)
         self._tryon = TryOn(settings, engine, self._workflows)
         self._health = Health(self._tryon)
-        metrics.watch(lambda: self._tryon.depth, engine.device_memory)
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+        self._outbound = Outbound(settings.hosts(), secret, network or Network())
+        metrics.watch(lambda: self._tryon.depth, engine.device_memory, lambda: self._outbound.webhooks.pending)
 
     def attach(self, app: web.Application) -> None:
         """Makes `app` serve the API.
@@ -44,13 +50,17 @@ class Server:
         """
         answering = Answering(self._settings.keys(), self._settings.origins())
         app.on_startup.append(self._start)
+        app.on_cleanup.append(self._close)
         if self._settings.locked:
             routes = add_to(app.router, self.routes(), answering.wrap)
             self._engine.take_over()
             lock = Lock(routes, answering)
             app.middlewares.insert(0, lock.middleware)
             app.on_startup.append(Connections(self._settings.max_queue).guard)
-            lifecycle = Lifecycle(self._settings, self._engine.name, self._tryon, self._health, lock, answering)
+            webhooks = self._outbound.webhooks
+            lifecycle = Lifecycle(
+                self._settings, self._engine.name, self._tryon, self._health, lock, answering, webhooks
+            )
             app.on_startup.append(lock.check)
             app.on_startup.append(lifecycle.start)
         else:
@@ -69,7 +79,7 @@ class Server:
         if self._settings.health_route:
             routes.append(Route("GET", self._settings.health_route, self._health.ready, health=True))
         for part in (
-            TryonApi(self._settings, self._tryon, self._health),
+            TryonApi(self._settings, self._tryon, self._health, self._outbound),
             WorkflowsApi(self._settings, self._workflows),
             DocsApi(self._settings),
         ):
@@ -79,6 +89,9 @@ class Server:
     async def _start(self, app: web.Application) -> None:
         self._engine.watch_progress()
         self._watching = asyncio.create_task(self._watch_engine())  # the event loop holds tasks weakly
+
+    async def _close(self, app: web.Application) -> None:
+        await self._outbound.close()
 
     async def _say_ready(self, app: web.Application) -> None:
         logger.info("Ready: POST /api/v1/tryon on port %d", self._settings.port)

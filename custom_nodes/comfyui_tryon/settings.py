@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .hosts import UrlHosts
 from .keys import Keys
 from .origins import Origins
+from .signing import check_secret
 
 PACK = Path(__file__).resolve().parent
 PROJECT = PACK.parents[1]
@@ -23,6 +25,8 @@ WORKFLOWS = (
     PROJECT / "workflows" if Path(os.path.abspath(__file__)).parents[2].joinpath("start.sh").is_file() else TEMPLATES
 )
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
+
+SECRETS = {"TRYON_API_KEY", "TRYON_WEBHOOK_SECRET"}  # are never shown
 
 
 class SettingsError(ValueError):
@@ -40,6 +44,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     api_key: SecretStr | None = None
     cors_origins: str = ""
+    url_hosts: str = ""
+    webhook_secret: SecretStr | None = None
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 8
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 30
@@ -69,6 +75,23 @@ class Settings(BaseSettings):
     def _check_origins(cls, value: str) -> str:
         Origins.parse(value)
         return value
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, value: str) -> str:
+        UrlHosts.parse(value)
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_secret(value.get_secret_value())
+        return value
+
+    def hosts(self) -> UrlHosts:
+        """Returns the hosts that URLs of clients may name."""
+        return UrlHosts.parse(self.url_hosts)
 
     def origins(self) -> Origins:
         """Returns the web pages that may call the API from a browser."""
@@ -110,7 +133,7 @@ def settings() -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             name = name if name.isupper() else f"TRYON_{name.upper()}"
-            shown = "" if name == "TRYON_API_KEY" else f" (it is {problem['input']!r})"
+            shown = "" if name in SECRETS else f" (it is {problem['input']!r})"
             lines.append(f"{name}: {problem['msg']}{shown}")
         raise SettingsError("Bad settings. " + "; ".join(lines)) from None
 

@@ -51,7 +51,7 @@ class TryOn:
     @property
     def depth(self) -> int:
         """How many requests wait or run."""
-        return len(self._requests)
+        return len(self._requests.queue)
 
     @property
     def fault(self) -> str | None:
@@ -93,6 +93,12 @@ class TryOn:
                 self._engine.cancel(request.run)
             self._announce_positions()
 
+    def stop_detached(self) -> None:
+        """Cancels the requests whose clients expect a webhook with `draining`, which takes time to be delivered."""
+        for request in self._requests:
+            if request.is_detached:
+                request.cancel(draining())
+
     def stop(self) -> None:
         """Cancels all requests with `draining`, and those that come later."""
         self._stopping = True
@@ -126,6 +132,22 @@ class TryOn:
         return None
 
     async def _answer(self, request: PendingRequest, fields: TryonRequest) -> Result:
+        transfers = request.transfers
+        if transfers is None:
+            return await self._make(request, fields)
+        self._requests.check_elsewhere()
+        with request.elsewhere():
+            await transfers.fetch()
+            self.check_room()
+        self._requests.queue_again(request)
+        request.fetched = time.perf_counter()
+        result = await self._make(request, fields)
+        with request.elsewhere():
+            self._announce_positions()
+            await transfers.upload(result)
+        return result
+
+    async def _make(self, request: PendingRequest, fields: TryonRequest) -> Result:
         workflow = await self.workflow(fields.workflow or self._settings.workflow)
         check_fields(workflow, fields)
         seed = draw_seed(workflow, fields.num_images) if fields.seed is None else fields.seed
@@ -257,7 +279,7 @@ class TryOn:
         return time.monotonic() + (request.timeout_s or self._settings.timeout_s) + STUCK_GRACE_S
 
     def _announce_positions(self) -> None:
-        for position, request in enumerate(self._requests):
+        for position, request in enumerate(self._requests.queue):
             if request.queued and not request.started and request.position != position:
                 request.position = position
                 request.on_event(Status("queued", position))

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from comfyui_tryon.outbound.network import Network
 from comfyui_tryon.server import Server
 from comfyui_tryon.settings import Settings
 from PIL import Image
 from support.fake_engine import FakeEngine
 from support.images import to_base64
+from support.outside import Outside
 from support.servers import ROOT
 
 DEMO = json.loads((ROOT / "workflows/demo.json").read_text())
@@ -47,10 +49,10 @@ async def api(tmp_path) -> AsyncIterator[Callable[..., Awaitable[ApiClient]]]:
     (tmp_path / "workflows").mkdir()
     (tmp_path / "workflows/demo.json").write_text(json.dumps(DEMO))
 
-    async def start(app: web.Application | None = None, **settings: Any) -> ApiClient:
+    async def start(app: web.Application | None = None, network: Network | None = None, **settings: Any) -> ApiClient:
         defaults = {"workflow": "demo", "workflows_dir": tmp_path / "workflows", "locked": False, "warmup": False}
         engine = FakeEngine()
-        parts = Server(Settings(**defaults | settings), engine)
+        parts = Server(Settings(**defaults | settings), engine, network)
         app = app or web.Application()
         parts.attach(app)
         client = ApiClient(TestServer(app))
@@ -69,3 +71,11 @@ def grey() -> dict[str, str]:
     """The smallest request that is answered."""
     image = to_base64(Image.new("RGB", (16, 16), "grey"))
     return {"person_image": image, "garment_image": image}
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    hosts = Outside()
+    await hosts.start()
+    yield hosts
+    await hosts.stop()

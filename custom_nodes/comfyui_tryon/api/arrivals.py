@@ -1,10 +1,11 @@
 """Bodies on their way in: how long each may take, and how much memory all of them."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from ..errors import ApiError
 from .pace import Pace
@@ -21,9 +22,13 @@ BODY_STEP_S = 10.0
 CROWDED_STEP_S = 1.0
 
 
+class Stalled(Exception):
+    """What was to arrive has stopped, or comes too slowly."""
+
+
 class _Arrival:
-    def __init__(self, content: StreamReader) -> None:
-        self.content = content
+    def __init__(self, is_complete: Callable[[], bool]) -> None:
+        self._is_complete = is_complete
         self.pace = Pace()
         self.held = 0
         self.given_up = False
@@ -32,7 +37,7 @@ class _Arrival:
     @property
     def waited_s(self) -> float:
         """How long the body has kept this server waiting; it does not once it has arrived and is parsed."""
-        return 0.0 if self.content.is_eof() else self.pace.waited_s
+        return 0.0 if self._is_complete() else self.pace.waited_s
 
     def give_up(self) -> None:
         self.given_up = True
@@ -59,23 +64,45 @@ class Arrivals:
         Raises:
             ApiError
         """
-        arrival = _Arrival(request.content)
+        with contextlib.ExitStack() as held:
+            try:
+                return await self.follow(
+                    request.content.is_eof, lambda on_bytes: read(request, self._max_bytes, on_bytes), held
+                )
+            except Stalled:
+                message = "The body stopped arriving, or came too slowly. Send it again."
+                raise ApiError("invalid_request", message) from None
+
+    async def follow(
+        self,
+        is_complete: Callable[[], bool],
+        read: Callable[[Callable[[int], None]], Awaitable[Fields]],
+        held: contextlib.ExitStack,
+    ) -> Fields:
+        """Has `read` read something, as long as it keeps coming; its memory counts until `held` is closed.
+
+        Raises:
+            ApiError: what `read` raises, or queue_full.
+            Stalled
+        """
+        arrival = _Arrival(is_complete)
         self._arriving.add(arrival)
-        arrival.task = task = asyncio.ensure_future(
-            read(request, self._max_bytes, lambda count: self._count(arrival, count))
-        )
+        held.callback(self._forget, arrival)
+        arrival.task = task = asyncio.ensure_future(read(lambda count: self._count(arrival, count)))
         try:
             while not (await asyncio.wait({task}, timeout=BODY_STEP_S / 4))[0]:
                 if arrival.waited_s > BODY_STEP_S:
-                    raise ApiError("invalid_request", "The body stopped arriving, or came too slowly. Send it again.")
+                    raise Stalled
             if arrival.given_up:
                 raise _crowded()
             return task.result()
         finally:
             task.cancel()
             arrival.task = None  # breaks a circle, which would hold the body until Python's collector comes by
-            self._arriving.discard(arrival)
-            self.held -= arrival.held
+
+    def _forget(self, arrival: _Arrival) -> None:
+        self._arriving.discard(arrival)
+        self.held -= arrival.held
 
     def _count(self, arrival: _Arrival, count: int) -> None:
         if self.held + count > self._budget:

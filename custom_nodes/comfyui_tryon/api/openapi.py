@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
-from ..reply_models import ErrorReply, TryonReply, WorkflowList
+from ..reply_models import Accepted, ErrorReply, TryonReply, WebhookError, WorkflowList
 from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from ..settings import WORKFLOW_NAME
 
@@ -23,7 +23,7 @@ def document(publishing: bool) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document, with the paths that publish workflows if `publishing`."""
     models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (TryonRequest, "validation"),
-        *((model, "serialization") for model in (TryonReply, ErrorReply, WorkflowList)),
+        *((model, "serialization") for model in (Accepted, TryonReply, ErrorReply, WebhookError, WorkflowList)),
     ]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = definitions["$defs"]
@@ -69,7 +69,8 @@ def document(publishing: bool) -> dict[str, Any]:
                             "multipart/form-data": _schema("TryonForm"),
                         },
                     },
-                    "responses": {"200": ok, **_errors(tryon_errors)},
+                    "responses": {"200": ok, "202": _accepted(), **_errors(tryon_errors)},
+                    "callbacks": {"finished": {"{$request.body#/webhook_url}": {"post": _callback()}}},
                 }
             },
             "/api/v1/tryon/{id}": {
@@ -123,6 +124,40 @@ def document(publishing: bool) -> dict[str, Any]:
             },
         },
         "security": [{}, {"key": []}, {"bearer": []}],
+    }
+
+
+def _accepted() -> dict[str, Any]:
+    return {
+        "description": "The request has a webhook_url and is queued.",
+        "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+        "content": {"application/json": _schema("Accepted")},
+    }
+
+
+def _callback() -> dict[str, Any]:
+    """Describes what webhook_url gets."""
+    names = {
+        "webhook-id": "The message's id, the same at each attempt.",
+        "webhook-timestamp": "When the attempt was made, in seconds since 1970.",
+        "webhook-signature": "v1, and the signature in base64; see https://www.standardwebhooks.com.",
+        "X-Request-Id": "The request's id.",
+    }
+    parameters = [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+        for name, text in names.items()
+    ]
+    either = [_schema(name)["schema"] for name in ("TryonReply", "WebhookError")]
+    return {
+        "operationId": "webhook",
+        "summary": "Take the reply or the error of a request",
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": either}}}},
+        "responses": {
+            "2XX": {"description": "The receiver has it."},
+            "410": {"description": "The receiver wants it no more."},
+            "default": {"description": "It is sent again, for 5 minutes."},
+        },
     }
 
 

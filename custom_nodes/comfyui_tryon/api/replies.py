@@ -121,11 +121,21 @@ def _json_reply(request_id: str, result: Result) -> bytes:
     envelope = content.model_dump_json(exclude=left_out).encode()
     # The images are added by hand: as part of the model, a megabyte of base64 is copied and searched several times.
     shown = []
-    reported = zip(result.images, result.sizes, result.seeds, result.reports, strict=True)
-    for data, (width, height), seed, report in reported:
-        image = Image(image="", format=result.output_format, width=width, height=height, seed=seed, report=report)
-        fields = image.model_dump_json(exclude={"image"} if report else {"image", "report"}).encode()
-        shown.append(b"".join((b'{"image":"', pybase64.b64encode(data), b'",', fields[1:])))
+    for number, data in enumerate(result.images):
+        width, height = result.sizes[number]
+        image = Image(
+            format=result.output_format,
+            width=width,
+            height=height,
+            seed=result.seeds[number],
+            report=result.reports[number],
+        )
+        if result.urls:
+            image.url, image.bytes = result.urls[number], len(data)
+        absent = {name for name in ("image", "url", "bytes", "report") if getattr(image, name) is None}
+        fields = image.model_dump_json(exclude=absent).encode()
+        start = b"{" if result.urls else b'{"image":"%b",' % pybase64.b64encode(data)
+        shown.append(start + fields[1:])
     mask = b"" if result.mask is None else b',"mask":"%b"' % pybase64.b64encode(result.mask)
     return b"".join((envelope[:-1], b',"output":{"images":[', b",".join(shown), b"]", mask, b"}}"))
 

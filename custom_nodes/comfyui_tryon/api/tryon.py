@@ -8,26 +8,30 @@ from aiohttp import web
 
 from .. import metrics
 from ..errors import ApiError, canceled
+from ..outbound import Outbound
 from ..pending import PendingRequest, Result
 from ..schema import TryonRequest
 from ..settings import Settings
 from ..tryon import TryOn
 from . import body
 from .arrivals import Arrivals, Fields, Reader
+from .callbacks import ACCEPTED, accept, check_callback
 from .events import stream
 from .health import Health
 from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_hung_up, json_reply, wanted_type
 from .routes import CALLER, ID, OUTCOME, REQUEST_ID, Handler, Route
 from .shares import Shares, caller_of
+from .transfers import RequestTransfers, check_urls, image_urls
 
 DISCONNECT_POLL_S = 0.2
 
 
 class TryonApi:
-    def __init__(self, settings: Settings, tryon: TryOn, health: Health) -> None:
+    def __init__(self, settings: Settings, tryon: TryOn, health: Health, outbound: Outbound) -> None:
         self._settings = settings
         self._tryon = tryon
         self._health = health
+        self._outbound = outbound
         self._arrivals = Arrivals(int(settings.max_body_mb * 1e6))
         self._shares = Shares(settings.max_queue + 1)
         self._answering: dict[asyncio.Task[Result], web.Request] = {}
@@ -43,15 +47,22 @@ class TryonApi:
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         await self._end_abandoned(request)
-        with self._admitted(request):
-            return await self._post(request)
+        with contextlib.ExitStack() as place:
+            place.enter_context(self._admitted(request))
+            return await self._post(request, place)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
         """Answers {"instances": [fields]} with {"predictions": [reply]}."""
         await self._end_abandoned(request)
         with self._admitted(request):
+            instances = await self._receive(request, body.read_instances)
+            for fields in instances:
+                check_urls(fields, self._outbound.hosts)
+                if fields.webhook_url is not None:
+                    message = "There are no webhooks here. Leave webhook_url out, or use POST /api/v1/tryon."
+                    raise ApiError("invalid_parameter", message, field="webhook_url")
             replies = []
-            for number, fields in enumerate(await self._receive(request, body.read_instances)):
+            for number, fields in enumerate(instances):
                 pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
                 replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
@@ -61,16 +72,20 @@ class TryonApi:
             raise ApiError("not_found", "No request with that id is waiting or running.")
         return web.Response(status=204)
 
-    async def _post(self, request: web.Request) -> web.StreamResponse:
+    async def _post(self, request: web.Request, place: contextlib.ExitStack) -> web.StreamResponse:
         fields = await self._receive(request, body.read)
+        check_urls(fields, self._outbound.hosts)
         await self._end_abandoned(request)  # again: it may have been received at the same time as this one
         wanted = wanted_type(request, fields.output_format)
+        if fields.webhook_url is not None:
+            check_callback(wanted, self._outbound.webhooks)
+            return await self._accepted(request, fields, place)
         if wanted == EVENT_STREAM:
             return await stream(request, self._start, fields)
         if wanted:
-            if fields.return_mask:
-                message = "return_mask needs a JSON reply. Leave it out, or ask for JSON in the Accept header."
-                raise ApiError("invalid_parameter", message, field="return_mask")
+            if field := "return_mask" if fields.return_mask else "upload_urls" if fields.upload_urls else None:
+                message = f"{field} needs a JSON reply. Leave it out, or ask for JSON in the Accept header."
+                raise ApiError("invalid_parameter", message, field=field)
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
         result = await self._result(request, pending, fields)
@@ -94,10 +109,25 @@ class TryonApi:
             return await self._arrivals.receive(request, read)
 
     def _start(self, request: web.Request, pending: PendingRequest, fields: TryonRequest) -> "asyncio.Task[Result]":
+        if fields.upload_urls or any(image_urls(fields)):
+            max_bytes = int(self._settings.max_body_mb * 1e6)
+            pending.transfers = RequestTransfers(fields, self._outbound, self._arrivals, max_bytes)
+            pending.is_elsewhere = True
         task = asyncio.create_task(self._tryon.answer(pending, fields))
         self._answering[task] = request
-        task.add_done_callback(self._answering.pop)
+        task.add_done_callback(lambda done: self._answering.pop(done, None))
         return task
+
+    async def _accepted(
+        self, request: web.Request, fields: TryonRequest, place: contextlib.ExitStack
+    ) -> web.StreamResponse:
+        """Answers once the request is queued; it keeps its place when this returns, but no longer its client."""
+        url = self._outbound.hosts.url(str(fields.webhook_url))
+        response, task = await accept(request, self._start, fields, self._outbound.webhooks, url)
+        self._answering.pop(task, None)
+        kept = place.pop_all()
+        task.add_done_callback(lambda done: kept.close())
+        return response
 
     async def _end_abandoned(self, again: web.Request) -> None:
         """Ends an earlier request of the same id, if its client has hung up and that was not noticed yet."""
@@ -135,13 +165,13 @@ def _check_query(request: web.Request) -> None:
 
 
 def _counted(handler: Handler) -> Handler:
-    """Counts each request by its outcome; an event stream, whose status is 200 whatever happens, sets it itself."""
+    """Counts each request by its outcome, if that is known: an event stream, which is 200 whatever happens, sets it."""
 
     async def counted(request: web.Request) -> web.StreamResponse:
         outcome = "internal_error"
         try:
             response = await handler(request)
-            outcome = request.get(OUTCOME, "ok")
+            outcome = "" if response.status == ACCEPTED else request.get(OUTCOME, "ok")
             return response
         except ApiError as error:
             outcome = error.code
@@ -150,6 +180,7 @@ def _counted(handler: Handler) -> Handler:
             outcome = request.get(OUTCOME, "canceled")
             raise
         finally:
-            metrics.count(outcome, request[CALLER])
+            if outcome:
+                metrics.count(outcome, request[CALLER])
 
     return counted

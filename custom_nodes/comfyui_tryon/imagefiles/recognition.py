@@ -43,8 +43,8 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"bplist00", "an Apple property list", BYTES),
 ]
 TEXT_BEGINNINGS: list[tuple[bytes, str, str]] = [
-    (b"http://", "a URL", "This server fetches nothing: send the image's bytes."),
-    (b"https://", "a URL", "This server fetches nothing: send the image's bytes."),
+    (b"http://", "a URL", "Send the image's bytes, or the URL as text where the operator allows its host."),
+    (b"https://", "a URL", "Send the image's bytes, or the URL as text where the operator allows its host."),
     (b"blob:", "a URL of a web page", "Read the blob's bytes, and send those."),
     (b"data:", "a data URI inside the image's bytes", "Decode it once, or send it as text in JSON."),
     (b"file:", "a path", BYTES),
