@@ -6,11 +6,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
-from ..reply_models import ErrorReply, TryonReply, WorkflowList
+from ..reply_models import ErrorReply, PreviewEvent, ProgressEvent, StatusEvent, TryonReply, WorkflowList
 from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from ..settings import WORKFLOW_NAME
 
 VERSION = "1"
+REPLIES = (TryonReply, ErrorReply, WorkflowList, StatusEvent, ProgressEvent, PreviewEvent)
 REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
@@ -23,7 +24,7 @@ def document(publishing: bool) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document, with the paths that publish workflows if `publishing`."""
     models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (TryonRequest, "validation"),
-        *((model, "serialization") for model in (TryonReply, ErrorReply, WorkflowList)),
+        *((model, "serialization") for model in REPLIES),
     ]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = definitions["$defs"]
@@ -42,8 +43,8 @@ def document(publishing: bool) -> dict[str, Any]:
             "text/event-stream": {
                 "schema": {
                     "type": "string",
-                    "description": "Events: status (queued, position; running), progress (value, max, node), preview "
-                    "(image: a small JPEG in base64), then output (as the JSON reply) or error (as an error reply).",
+                    "description": "Events: status (StatusEvent), progress (ProgressEvent), preview (PreviewEvent), "
+                    "then output (TryonReply) or error (ErrorReply).",
                 }
             },
         },
@@ -206,6 +207,7 @@ def _errors(codes: set[str]) -> dict[str, Any]:
     return {
         str(status): {
             "description": ", ".join(names),
+            "x-codes": names,
             "content": {"application/json": _schema("ErrorReply")},
             **({"headers": retry} if status in (429, 503) else {}),
         }
