@@ -1,0 +1,118 @@
+// Generated from the OpenAPI document by clients/generate.py; edit that instead.
+
+export const VERSION = "0.1.0";
+
+/** The API's name of each field.
+ * @type {Record<string, string>} */
+export const FIELDS = {
+  "clothType": "cloth_type",
+  "maskShape": "mask_shape",
+  "framing": "framing",
+  "returnMask": "return_mask",
+  "numInferenceSteps": "num_inference_steps",
+  "guidanceScale": "guidance_scale",
+  "seed": "seed",
+  "width": "width",
+  "height": "height",
+  "numImages": "num_images",
+  "outputFormat": "output_format",
+  "outputQuality": "output_quality",
+  "workflow": "workflow"
+};
+
+/** The HTTP status of each error code.
+ * @type {Record<string, number>} */
+export const STATUS = {
+  "invalid_request": 400,
+  "unauthorized": 401,
+  "not_found": 404,
+  "workflow_not_found": 404,
+  "conflict": 409,
+  "payload_too_large": 413,
+  "unsupported_media_type": 415,
+  "invalid_image": 422,
+  "image_too_large": 422,
+  "invalid_parameter": 422,
+  "missing_field": 422,
+  "no_person_found": 422,
+  "queue_full": 429,
+  "canceled": 499,
+  "node_execution_error": 500,
+  "internal_error": 500,
+  "workflow_invalid": 500,
+  "not_ready": 503,
+  "draining": 503,
+  "out_of_memory": 503,
+  "timeout": 504
+};
+
+/** What the values of a schema's properties are, other than plain JSON.
+ * @type {Record<string, Record<string, string>>} */
+export const CONVERSIONS = {
+  "BoundWorkflow": {},
+  "Caution": {},
+  "Error": {},
+  "ErrorReply": {
+    "error": "Error"
+  },
+  "Image": {
+    "image": "bytes",
+    "report": "Report"
+  },
+  "Output": {
+    "images": "Image",
+    "mask": "bytes"
+  },
+  "PreviewEvent": {
+    "image": "bytes"
+  },
+  "ProgressEvent": {},
+  "Report": {},
+  "StatusEvent": {},
+  "Timings": {},
+  "TryonReply": {
+    "output": "Output",
+    "workflow": "WorkflowVersion",
+    "timings": "Timings",
+    "warnings": "Caution"
+  },
+  "WorkflowList": {
+    "workflows": "BoundWorkflow"
+  },
+  "WorkflowVersion": {}
+};
+
+/** What absent properties stand for.
+ * @type {Record<string, Record<string, unknown>>} */
+export const DEFAULTS = {
+  "BoundWorkflow": {
+    "version": null,
+    "parameters": {},
+    "bound": {},
+    "outputs": [],
+    "seed": "used",
+    "mask": "none",
+    "problem": null
+  },
+  "Caution": {},
+  "Error": {},
+  "ErrorReply": {},
+  "Image": {
+    "report": null
+  },
+  "Output": {
+    "mask": null
+  },
+  "PreviewEvent": {},
+  "ProgressEvent": {},
+  "Report": {},
+  "StatusEvent": {
+    "position": null
+  },
+  "Timings": {},
+  "TryonReply": {
+    "warnings": []
+  },
+  "WorkflowList": {},
+  "WorkflowVersion": {}
+};
