@@ -30,7 +30,7 @@ def files(document: Schema, version: str) -> dict[Path, str]:
     settings = json.loads(package.read_text()) | {"version": version}
     return {
         ROOT / "clients/python/src/tryon_client/_types.py": Python(document).text(version),
-        ROOT / "clients/typescript/src/types.d.ts": TypeScript(document).declarations(),
+        ROOT / "clients/typescript/src/types.ts": TypeScript(document).declarations(),
         ROOT / "clients/typescript/src/generated.js": TypeScript(document).values(version),
         package: json.dumps(settings, indent=2) + "\n",
     }
@@ -156,26 +156,23 @@ class TypeScript(Language):
 
     def values(self, version: str) -> str:
         """Returns the module of what the client looks up while it runs."""
-        names = {_small_camel(name): name for name in self.fields}
         conversions: dict[str, dict[str, str]] = {}
         defaults: dict[str, dict[str, Any]] = {}
         for name, schema in self.replies.items():
             conversions[name] = {}
+            defaults[name] = {}
             for key, field in schema["properties"].items():
                 parts = list(_parts(field))
                 if any(_is_base64(part, field) for part in parts):
                     conversions[name][key] = "bytes"
+                if any(part.get("maximum", 0) > EXACT_IN_JAVASCRIPT for part in parts):
+                    conversions[name][key] = "exact"
                 if refs := [part["$ref"] for part in parts if "$ref" in part]:
                     conversions[name][key] = refs[0].rpartition("/")[2]
-            required = schema.get("required", ())
-            defaults[name] = {
-                _small_camel(key): field.get("default")
-                for key, field in schema["properties"].items()
-                if key not in required
-            }
+                if key not in schema.get("required", ()):
+                    defaults[name][_small_camel(key)] = field.get("default")
         lines = [f"// {NOTE}", "", f'export const VERSION = "{version}";']
         for comment, name, type_, value in (
-            ("The API's name of each field.", "FIELDS", "Record<string, string>", names),
             ("The HTTP status of each error code.", "STATUS", "Record<string, number>", self.status),
             (
                 "What the values of a schema's properties are, other than plain JSON.",
@@ -210,7 +207,7 @@ class TypeScript(Language):
             case "integer":
                 return "number | bigint" if part.get("maximum", 0) > EXACT_IN_JAVASCRIPT else "number"
             case "string":
-                return "Uint8Array<ArrayBuffer>" if _is_base64(part, schema) else "string"
+                return "Uint8Array" if _is_base64(part, schema) else "string"
             case known:
                 return {"number": "number", "boolean": "boolean", "null": "null", None: "unknown"}[known]
 

@@ -19,7 +19,7 @@ from tryon_client import _types
 
 CLIENTS = ROOT / "clients"
 PYTHON = CLIENTS / "python/src/tryon_client/_types.py"
-TYPESCRIPT = CLIENTS / "typescript/src/types.d.ts"
+TYPESCRIPT = CLIENTS / "typescript/src/types.ts"
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,18 @@ def test_openapi_python_client_makes_a_client_of_the_document(tmp_path):
         [*command, "--fail-on-warning"], cwd=tmp_path, env=os.environ | path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_typescript_clients_declarations_are_up_to_date(tmp_path):
+    package = CLIENTS / "typescript"
+    command = package / "node_modules/.bin/tsc"
+    if not command.exists() or not shutil.which("node"):
+        pytest.skip("TypeScript is not installed: run npm install in clients/typescript")
+    for arguments in (["--outDir", tmp_path], ["-p", "test"]):
+        done = subprocess.run([command, *arguments], cwd=package, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in (package / "types").iterdir()}, "run: npm run types"
 
 
 def test_openapi_typescript_makes_types_of_the_document(tmp_path):

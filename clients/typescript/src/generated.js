@@ -2,24 +2,6 @@
 
 export const VERSION = "0.1.0";
 
-/** The API's name of each field.
- * @type {Record<string, string>} */
-export const FIELDS = {
-  "clothType": "cloth_type",
-  "maskShape": "mask_shape",
-  "framing": "framing",
-  "returnMask": "return_mask",
-  "numInferenceSteps": "num_inference_steps",
-  "guidanceScale": "guidance_scale",
-  "seed": "seed",
-  "width": "width",
-  "height": "height",
-  "numImages": "num_images",
-  "outputFormat": "output_format",
-  "outputQuality": "output_quality",
-  "workflow": "workflow"
-};
-
 /** The HTTP status of each error code.
  * @type {Record<string, number>} */
 export const STATUS = {
@@ -57,6 +39,7 @@ export const CONVERSIONS = {
   },
   "Image": {
     "image": "bytes",
+    "seed": "exact",
     "report": "Report"
   },
   "Output": {
@@ -72,6 +55,7 @@ export const CONVERSIONS = {
   "Timings": {},
   "TryonReply": {
     "output": "Output",
+    "seed": "exact",
     "workflow": "WorkflowVersion",
     "timings": "Timings",
     "warnings": "Caution"

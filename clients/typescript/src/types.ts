@@ -140,7 +140,7 @@ export interface ErrorReply {
 }
 
 export interface Image {
-  image: Uint8Array<ArrayBuffer>;
+  image: Uint8Array;
   format: ImageFormat;
   width: number;
   height: number;
@@ -153,13 +153,13 @@ export interface Image {
 export interface Output {
   images: Image[];
   /** A PNG, white where the images may have changed; absent unless return_mask asks for it. */
-  mask: Uint8Array<ArrayBuffer> | null;
+  mask: Uint8Array | null;
 }
 
 /** Shows the result so far, as a small image. */
 export interface PreviewEvent {
   format: "jpeg";
-  image: Uint8Array<ArrayBuffer>;
+  image: Uint8Array;
 }
 
 /** Says how far the request is: step `value` of `max`. */
