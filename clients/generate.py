@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUEST, FORM = "TryonRequest", "TryonForm"
 # Arguments with names of their own; all other fields are keyword arguments by their own names.
 NAMED = {"person_image": "person", "garment_image": "garment", "mask_image": "mask", "webhook_url": "webhook_url"}
+# What the clients call properties whose names say something else there: `bytes` of an image is its file.
+RENAMED = {"bytes": "size"}
 EXACT_IN_JAVASCRIPT = 2**53 - 1
 NOTE = "Generated from the OpenAPI document by clients/generate.py; edit that instead."
 WIDTH = 116
@@ -83,7 +85,8 @@ class Python(Language):
             lines += self._documentation(schema.get("description", f"`{name}` of the API."))
             for key, field in schema["properties"].items():
                 type_ = self._type(field, name + _camel(key), "list")
-                lines += ["", f"    {key}: {type_}{self._default(field, key in schema.get('required', ()), type_)}"]
+                default = self._default(key, field, key in schema.get("required", ()), type_)
+                lines += ["", f"    {RENAMED.get(key, key)}: {type_}{default}"]
                 lines += self._documentation(field.get("description"))
         return "\n".join(lines) + "\n"
 
@@ -112,15 +115,21 @@ class Python(Language):
                 return simple[known]
 
     @staticmethod
-    def _default(schema: Schema, required: bool, type_: str) -> str:
-        large = ", repr=False" if "bytes" in type_ else ""
-        if required:
-            return " = field(repr=False)" if large else ""
+    def _default(key: str, schema: Schema, required: bool, type_: str) -> str:
+        """Returns what follows the type in a dataclass: the default, and what else `field` needs to say."""
         value = schema.get("default")
-        if isinstance(value, list | dict):
-            return f" = field(default_factory={type(value).__name__})"
-        written = json.dumps(value) if isinstance(value, str) else repr(value)
-        return f" = field(default={written}{large})" if large else f" = {written}"
+        options = []
+        if not required and isinstance(value, list | dict):
+            options.append(f"default_factory={type(value).__name__}")
+        elif not required:
+            options.append("default=" + (json.dumps(value) if isinstance(value, str) else repr(value)))
+        if "bytes" in type_:
+            options.append("repr=False")
+        if key in RENAMED:
+            options.append(f'metadata={{"key": "{key}"}}')
+        if len(options) == 1 and options[0].startswith("default="):
+            return " = " + options[0].removeprefix("default=")
+        return f" = field({', '.join(options)})" if options else ""
 
     @staticmethod
     def _documentation(text: str | None) -> list[str]:
@@ -150,7 +159,7 @@ class TypeScript(Language):
             lines += [f"export interface {name} {{"]
             for key, field in schema["properties"].items():
                 lines += self._documentation(field.get("description"))
-                lines += [f"  {_small_camel(key)}: {self._type(field, name + _camel(key))};"]
+                lines += [f"  {_property(key)}: {self._type(field, name + _camel(key))};"]
             lines += ["}"]
         return "\n".join(lines).replace(" | null | null;", " | null;") + "\n"
 
@@ -170,7 +179,7 @@ class TypeScript(Language):
                 if refs := [part["$ref"] for part in parts if "$ref" in part]:
                     conversions[name][key] = refs[0].rpartition("/")[2]
                 if key not in schema.get("required", ()):
-                    defaults[name][_small_camel(key)] = field.get("default")
+                    defaults[name][_property(key)] = field.get("default")
         lines = [f"// {NOTE}", "", f'export const VERSION = "{version}";']
         for comment, name, type_, value in (
             ("The HTTP status of each error code.", "STATUS", "Record<string, number>", self.status),
@@ -179,6 +188,12 @@ class TypeScript(Language):
                 "CONVERSIONS",
                 "Record<string, Record<string, string>>",
                 conversions,
+            ),
+            (
+                "What properties are called that have other names in the API.",
+                "RENAMED",
+                "Record<string, string>",
+                RENAMED,
             ),
             ("What absent properties stand for.", "DEFAULTS", "Record<string, Record<string, unknown>>", defaults),
         ):
@@ -252,6 +267,7 @@ def _status(document: Schema) -> Iterator[tuple[str, int]]:
         code: int(status)
         for path in document["paths"].values()
         for operation in path.values()
+        if isinstance(operation, dict)
         for status, reply in operation.get("responses", {}).items()
         for code in reply.get("x-codes", ())
     }
@@ -267,6 +283,11 @@ def _camel(name: str) -> str:
 def _small_camel(name: str) -> str:
     camel = _camel(name)
     return camel[:1].lower() + camel[1:]
+
+
+def _property(key: str) -> str:
+    """Returns the name in TypeScript of a reply's property."""
+    return RENAMED.get(key, _small_camel(key))
 
 
 def current() -> dict[Path, str]:

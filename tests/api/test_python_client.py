@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import email.utils
 import hmac
 import io
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from comfyui_tryon.engine.interface import Progress
+from comfyui_tryon.engine.interface import Interrupted, Progress
 from PIL import Image
 from support.images import to_bytes
 from tryon_client import (
@@ -160,6 +161,47 @@ async def test_a_request_is_canceled_by_its_id(url):
         with pytest.raises(TryOnError) as caught:
             await request
     assert (caught.value.code, caught.value.status, caught.value.request_id) == ("canceled", 499, "mine")
+
+
+class Breaking(httpx.AsyncHTTPTransport):
+    """Loses the connection of the first request once the server executes it."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__()
+        self._server = server
+        self._broken = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._broken:
+            return await super().handle_async_request(request)
+        self._broken = True
+        sending = asyncio.create_task(super().handle_async_request(request))
+        await self._server.until(lambda: self._server.engine.runs)
+        sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await sending).aclose()  # the head of an event stream has come already
+        raise httpx.ReadError("the connection is lost")
+
+
+@pytest.mark.parametrize("method", ["try_on", "stream"])
+async def test_a_request_whose_connection_was_lost_is_executed_once_more_and_the_first_canceled(
+    url, monkeypatch, method
+):
+    server, address = await url()
+    server.engine.holds = True
+
+    async def pause(seconds: float) -> None:
+        server.engine.holds = False
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(_asynchronous, "sleep", pause)
+    async with httpx.AsyncClient(transport=Breaking(server)) as http:
+        client = AsyncTryOn(address, http_client=http, max_retries=1000)  # no pause here takes time
+        called = getattr(client, method)(GREY, GREY, request_id="mine")
+        result = await called if method == "try_on" else [event async for event in called][-1].result
+    assert result.id == "mine"
+    first, second = server.engine.runs
+    assert isinstance(first.finished.exception(), Interrupted) and second.finished.exception() is None
 
 
 async def test_errors_say_everything(url):

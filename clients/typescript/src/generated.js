@@ -66,6 +66,12 @@ export const CONVERSIONS = {
   "WorkflowVersion": {}
 };
 
+/** What properties are called that have other names in the API.
+ * @type {Record<string, string>} */
+export const RENAMED = {
+  "bytes": "size"
+};
+
 /** What absent properties stand for.
  * @type {Record<string, Record<string, unknown>>} */
 export const DEFAULTS = {

@@ -2,7 +2,7 @@
 
 import { bytesOf } from "./base64.js";
 import { CONNECTION_LOST, TryOnError, invalidReply, ofContent, parsed } from "./errors.js";
-import { CONVERSIONS, DEFAULTS } from "./generated.js";
+import { CONVERSIONS, DEFAULTS, RENAMED } from "./generated.js";
 
 /**
  * @typedef {Omit<import("./types.js").Image, "image"> & {bytes: Uint8Array | null, blob: Blob | null}}
@@ -40,7 +40,7 @@ export function read(schema, data) {
   }
   const value = structuredClone(DEFAULTS[schema] ?? {});
   for (const [key, item] of Object.entries(data)) {
-    value[camel(key)] = converted(CONVERSIONS[schema]?.[key], item);
+    value[RENAMED[key] ?? camel(key)] = converted(CONVERSIONS[schema]?.[key], item);
   }
   return value;
 }

@@ -102,11 +102,12 @@ test("a result has everything", async () => {
 
 test("an image that was uploaded has no bytes", async () => {
   const reply = JSON.parse(REPLY);
-  reply.output.images = [{ url: "https://bucket.example/1.png", format: "png", width: 1, height: 1, seed: 1 }];
+  reply.output.images = [{ url: "https://bucket.example/1.png", bytes: 99, format: "png", width: 1, height: 1, seed: 1 }];
   const { client, calls } = scripted([Response.json(reply)]);
   const uploadUrls = ["https://bucket.example/1.png?s=1", "https://bucket.example/2.png?s=2"];
   const [image] = (await client.tryOn({ ...REQUEST, uploadUrls })).images;
-  assert.deepEqual([image.bytes, image.blob, image.url], [null, null, "https://bucket.example/1.png"]);
+  assert.deepEqual([image.bytes, image.blob, image.size], [null, null, 99]);
+  assert.equal(image.url, "https://bucket.example/1.png");
   assert.deepEqual(calls[0].body.getAll("upload_urls"), uploadUrls);
 });
 

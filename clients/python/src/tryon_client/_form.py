@@ -70,7 +70,7 @@ def _listed(given: Any) -> Sequence[Any]:
 def _content(source: ImageSource) -> bytes | str | Path:
     """Returns bytes, text for the server to read, or a path."""
     if isinstance(source, str):
-        return source if source.startswith(TEXTS) else Path(source)
+        return source if source[:8].lower().startswith(TEXTS) else Path(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, Savable):

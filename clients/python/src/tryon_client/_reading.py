@@ -30,7 +30,9 @@ def _convert(kind: Any, data: Any) -> Any:
         return base64.b64decode(data)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
-        return kind(**{name: _convert(hints[name], value) for name, value in data.items() if name in hints})
+        names = {field.metadata.get("key", field.name): field.name for field in dataclasses.fields(kind)}
+        given = ((names[key], value) for key, value in data.items() if key in names)
+        return kind(**{name: _convert(hints[name], value) for name, value in given})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list:
         return [_convert(arguments[0], item) for item in data]
