@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from .errors import STATUS
 from .schema import SEED_MAX, ImageFormat
 
 CautionCode = Literal["several_people", "garment_area_small", "person_cut", "demo_weights"]
@@ -116,10 +117,32 @@ class WorkflowList(BaseModel):
 
 
 class Error(BaseModel):
-    code: str
+    code: str = Field(description="Stable; for programs.", json_schema_extra={"enum": list(STATUS)})
     message: str
     details: dict[str, Any]
 
 
 class ErrorReply(BaseModel):
     error: Error
+
+
+class StatusEvent(BaseModel):
+    """Says where the request is."""
+
+    status: Literal["queued", "running"]
+    position: int | None = Field(default=None, description="Number of requests ahead of it; absent if it runs.")
+
+
+class ProgressEvent(BaseModel):
+    """Says how far the request is: step `value` of `max`."""
+
+    value: int
+    max: int
+    node: str = Field(description="The workflow's node that is executing.")
+
+
+class PreviewEvent(BaseModel):
+    """Shows the result so far, as a small image."""
+
+    format: Literal["jpeg"]
+    image: str = Field(json_schema_extra={"contentEncoding": "base64"})

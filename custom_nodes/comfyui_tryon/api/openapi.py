@@ -6,11 +6,30 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..errors import STATUS
-from ..reply_models import Accepted, ErrorReply, TryonReply, WebhookError, WorkflowList
+from ..reply_models import (
+    Accepted,
+    ErrorReply,
+    PreviewEvent,
+    ProgressEvent,
+    StatusEvent,
+    TryonReply,
+    WebhookError,
+    WorkflowList,
+)
 from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from ..settings import WORKFLOW_NAME
 
 VERSION = "1"
+REPLIES = (
+    Accepted,
+    TryonReply,
+    ErrorReply,
+    WebhookError,
+    WorkflowList,
+    StatusEvent,
+    ProgressEvent,
+    PreviewEvent,
+)
 REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
@@ -23,7 +42,7 @@ def document(publishing: bool) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document, with the paths that publish workflows if `publishing`."""
     models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (TryonRequest, "validation"),
-        *((model, "serialization") for model in (Accepted, TryonReply, ErrorReply, WebhookError, WorkflowList)),
+        *((model, "serialization") for model in REPLIES),
     ]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas = definitions["$defs"]
@@ -42,8 +61,8 @@ def document(publishing: bool) -> dict[str, Any]:
             "text/event-stream": {
                 "schema": {
                     "type": "string",
-                    "description": "Events: status (queued, position; running), progress (value, max, node), preview "
-                    "(image: a small JPEG in base64), then output (as the JSON reply) or error (as an error reply).",
+                    "description": "Events: status (StatusEvent), progress (ProgressEvent), preview (PreviewEvent), "
+                    "then output (TryonReply) or error (ErrorReply).",
                 }
             },
         },
@@ -241,6 +260,7 @@ def _errors(codes: set[str]) -> dict[str, Any]:
     return {
         str(status): {
             "description": ", ".join(names),
+            "x-codes": names,
             "content": {"application/json": _schema("ErrorReply")},
             **({"headers": retry} if status in (429, 503) else {}),
         }

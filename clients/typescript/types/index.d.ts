@@ -1,0 +1,17 @@
+export { TryOn } from "./client.js";
+export { VERSION } from "./generated.js";
+export { verifyWebhook } from "./webhooks.js";
+export type Options = import("./client.js").Options;
+export type CallOptions = import("./client.js").CallOptions;
+export type Health = import("./client.js").Health;
+export type ImageSource = import("./form.js").ImageSource;
+export type TryOnRequest = import("./form.js").TryOnRequest;
+export type Result = import("./results.js").Result;
+export type ResultImage = import("./results.js").ResultImage;
+export type TryOnEvent = import("./results.js").TryOnEvent;
+export type BoundWorkflow = import("./types.js").BoundWorkflow;
+export type Caution = import("./types.js").Caution;
+export type ErrorCode = import("./types.js").ErrorCode;
+export type Fields = import("./types.js").Fields;
+export type Report = import("./types.js").Report;
+export { TryOnError, WebhookInvalid } from "./errors.js";
