@@ -96,9 +96,10 @@ class WorkflowList(BaseModel):
 
 
 class Error(BaseModel):
-    code: str
-    message: str
+    code: str = Field(description="Stable; see docs/api.md.")
+    message: str = Field(description="For people: what is wrong, and what to do about it.")
     details: dict[str, Any]
+    request_id: str = Field(description="As in X-Request-Id; marks the request's lines in the log.")
 
 
 class ErrorReply(BaseModel):

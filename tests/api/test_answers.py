@@ -50,6 +50,7 @@ async def test_a_handler_that_fails_is_answered_in_the_envelope_and_logged(api, 
         assert reply.status == 500 and reply.headers["X-Request-Id"] == "mine"
         content = await reply.json()
     assert content["error"]["code"] == "internal_error" and "ZeroDivision" not in json.dumps(content)
+    assert content["error"]["request_id"] == "mine"
     logged = [record for record in caplog.records if record.exc_info]
     assert [record.request_id for record in logged] == ["mine"]
 
