@@ -44,6 +44,9 @@ class Page:
             elif content.get("method") == "Runtime.consoleAPICalled":
                 shown = (str(item.get("value", item.get("description"))) for item in content["params"]["args"])
                 self.messages.append(f"{content['params']['type']}: {' '.join(shown)}")
+            elif content.get("method") == "Log.entryAdded":  # what a policy forbids, and what could not be loaded
+                entry = content["params"]["entry"]
+                self.messages.append(f"{entry['source']}: {entry['text']}")
             elif content.get("method") == "Runtime.exceptionThrown":
                 self.messages.append(f"exception: {json.dumps(content['params']['exceptionDetails'])[:600]}")
 
@@ -83,6 +86,17 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    async def choose(self, selector: str, *files: Path) -> None:
+        """Chooses files in a file control."""
+        document = await self.call("DOM.getDocument")
+        found = await self.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)
+        await self.call("DOM.setFileInputFiles", nodeId=found["nodeId"], files=[str(file) for file in files])
+
+    async def resize(self, width: int, height: int, phone: bool = False) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+        )
+
     async def screenshot(self, path: Path) -> None:
         result = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(result["data"]))
@@ -105,6 +119,7 @@ async def opened(url: str) -> AsyncIterator[Page]:
                     listening = asyncio.create_task(page.listen())
                     await page.call("Page.enable")
                     await page.call("Runtime.enable")
+                    await page.call("Log.enable")
                     await page.call("Page.navigate", url=url)
                     yield page
                     listening.cancel()
