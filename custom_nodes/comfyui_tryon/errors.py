@@ -83,7 +83,7 @@ class ApiError(Exception):
     def body(self, request_id: str) -> dict[str, Any]:
         """Returns the envelope; `request_id` is repeated there for those who keep bodies and not headers."""
         return {
-            "error": {"code": self.code, "message": self.message, "details": self.details, "request_id": request_id}
+            "error": {"code": self.code, "message": self.message, "request_id": request_id, "details": self.details}
         }
 
 

@@ -98,8 +98,8 @@ class WorkflowList(BaseModel):
 class Error(BaseModel):
     code: str = Field(description="Stable; see docs/api.md.")
     message: str = Field(description="For people: what is wrong, and what to do about it.")
-    details: dict[str, Any]
     request_id: str = Field(description="As in X-Request-Id; marks the request's lines in the log.")
+    details: dict[str, Any]
 
 
 class ErrorReply(BaseModel):

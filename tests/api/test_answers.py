@@ -10,7 +10,7 @@ from yarl import URL
 
 KEY = "k3y with späces"
 OURS = [
-    ("GET", "/api/v1/workflows"), ("GET", "/metrics"), ("GET", "/api/v1/openapi.json"), ("GET", "/api/v1/docs"),
+    ("GET", "/api/v1/workflows"), ("GET", "/metrics"), ("GET", "/api/v1/openapi.json"),
     ("POST", "/api/v1/tryon"), ("DELETE", "/api/v1/tryon/some-id"), ("PUT", "/api/v1/tryon"), ("GET", "/api/v1/tryon"),
 ]  # fmt: skip
 HEALTH = ["/ping", "/healthz", "/readyz", "/health"]

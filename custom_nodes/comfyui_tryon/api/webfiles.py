@@ -11,7 +11,6 @@ POLICY = f"{NOTHING_ELSE}; script-src 'self'; style-src 'self'; img-src 'self' b
 HEADERS = {
     "Cache-Control": "no-cache",  # kept, but asked for again: after an update all files must be of one version
     "Content-Security-Policy": POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

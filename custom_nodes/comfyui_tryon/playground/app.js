@@ -22,18 +22,32 @@ const personPicker = picker({ what: "person", sample: addressOf("playground/pers
 const garmentPicker = picker({ what: "garment", sample: addressOf("playground/garment.png"), several: true, take: addGarments });
 
 async function setPerson(file) {
-  const image = await loaded(file);
+  replacePerson(await loaded(file));
+  result.announce(`Person: ${file.name}`);
+}
+
+function replacePerson(image) {
   forget(chosen.person);
+  forget(chosen.mask);
   Object.assign(chosen, { person: image, strokes: [], mask: null });
-  showPerson();
+  keepingFocus("#person", showPerson);
   changed();
+}
+
+// Shows a part of the page again; if the focus was in it, it goes to the part's first control.
+function keepingFocus(selector, show) {
+  const place = find(selector);
+  const within = place.contains(document.activeElement);
+  show();
+  if (within) find("button, input, select", place)?.focus();
 }
 
 async function addGarments(files) {
   for (const file of files.slice(0, MOST_GARMENTS - chosen.garments.length)) {
     chosen.garments.push({ ...(await loaded(file)), clothType: "" });
   }
-  showGarments();
+  keepingFocus("#garment-picker", showGarments);
+  result.announce(`Garments: ${chosen.garments.map(({ name }) => name).join(", ")}`);
   changed();
 }
 
@@ -49,13 +63,7 @@ function showPerson() {
     thumbnail(person, "The chosen person"),
     element("div", { className: "column" },
       element("p", { className: "name" }, person.name),
-      button("Choose another", () => {
-        forget(chosen.person);
-        Object.assign(chosen, { person: null, strokes: [], mask: null });
-        showPerson();
-        changed();
-        find("#person input").focus();
-      }))));
+      button("Choose another", () => replacePerson(null)))));
 }
 
 function showGarments() {
@@ -105,19 +113,21 @@ function showMask() {
   const open = button(mask ? "Change the mask" : "Paint a mask", async () => {
     const painted = await paint(person, strokes);
     if (painted) {
-      chosen.strokes = painted;
-      chosen.mask = await maskFile(person, painted);
+      const file = await maskFile(person, painted);
+      forget(mask);
+      Object.assign(chosen, { strokes: painted, mask: file && { file, name: file.name, url: URL.createObjectURL(file) } });
     }
     changed();
     find("#mask button").focus();
   }, { disabled: Boolean(reason), "aria-describedby": help.id });
   fill(place, open,
     mask && button("Remove it", () => {
+      forget(mask);
       Object.assign(chosen, { strokes: [], mask: null });
       changed();
       find("#mask button").focus();
     }),
-    mask && element("a", { className: "button", href: URL.createObjectURL(mask), download: mask.name }, "Save it"),
+    mask && element("a", { className: "button", href: mask.url, download: mask.name }, "Save it"),
     help);
 }
 
@@ -125,7 +135,7 @@ function showMask() {
 function request() {
   const { person, garments, mask } = chosen;
   const files = [person && ["person_image", person], ...garments.map((garment) => ["garment_image", garment]),
-    mask && garments.length < 2 && workflow.mask !== "none" && ["mask_image", { file: mask, name: mask.name }]].filter(Boolean);
+    mask && garments.length < 2 && workflow.mask !== "none" && ["mask_image", mask]].filter(Boolean);
   const types = "cloth_type" in workflow.parameters ? garments.map((garment) => garment.clothType || workflow.parameters.cloth_type) : [];
   const pairs = controls.read();
   if (types.some((type) => type !== server.schema.properties.cloth_type?.default)) types.forEach((type) => pairs.push(["cloth_type", type]));
@@ -223,21 +233,30 @@ function chooseWorkflow(name) {
     select.value = workflow.name;
     select.addEventListener("change", () => {
       chooseWorkflow(select.value);
-      find(`#${select.id}`, find("#main-fields"))?.focus();
       find("#main-fields select").focus();
     });
-    find("#main-fields").prepend(labelled("Workflow", select));
+    find("#main-fields").prepend(labelled("Workflow", select, licenceOf(workflow)));
   }
   showGarments();
   changed();
 }
 
+function licenceOf({ licence, commercial_use: commercial }) {
+  if (typeof licence !== "string") return "";
+  return `Licence of its weights: ${licence}${commercial === false ? ". Not for commercial use." : ""}`;
+}
+
 async function load() {
-  const [document_, listed] = await Promise.all(
-    ["api/v1/openapi.json", "api/v1/workflows"].map(async (path) => (await call(path)).json()));
-  server = { schema: document_.components.schemas.TryonRequest, workflows: listed.workflows };
-  find("#key").hidden = !hasKey();
-  chooseWorkflow((listed.workflows.find((one) => one.default) ?? listed.workflows[0])?.name);
+  try {
+    const description = await (await call("api/v1/openapi.json")).json();
+    const { workflows } = await (await call("api/v1/workflows")).json();
+    server = { schema: description.components.schemas.TryonRequest, workflows };
+    find("#key").hidden = !hasKey();
+    chooseWorkflow((workflows.find((one) => one.default) ?? workflows[0])?.name);
+  } catch (error) {
+    find("#key").hidden = error.code !== "unauthorized";
+    failed(error);
+  }
 }
 
 catchAll((files, target) => {
@@ -247,7 +266,11 @@ catchAll((files, target) => {
 find("#request").addEventListener("submit", send);
 find("#key").addEventListener("click", async () => {
   await askForKey();
-  find("#key").hidden = !hasKey();
+  find("#key").hidden = !hasKey() && server.workflows.length > 0;
+  if (!server.workflows.length) {
+    result.empty();
+    load();
+  }
   changed();
 });
 watchHealth((text, state) => {
@@ -257,7 +280,4 @@ watchHealth((text, state) => {
 showPerson();
 showGarments();
 changed();
-load().catch((error) => {
-  find("#key").hidden = error.code !== "unauthorized";
-  failed(error);
-});
+load();

@@ -4,8 +4,8 @@ import { addressOf, hasKey } from "./api.js";
 import { button, copy, element } from "./dom.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const literal = (text) => JSON.stringify(text);
-// In Python, which has no \u{…} of its own, JSON's escapes are the same.
+const literal = (text) => JSON.stringify(text); // the same in Python and JavaScript
+// Whether the reply may be the image itself.
 const single = (request) => !request.fields.some(([name, value]) => name === "num_images" && value !== "1");
 
 // curl takes commas, semicolons and quotes in a file's name for its own.
@@ -22,7 +22,7 @@ function curl(request) {
     ...(single(request) ? [`  -H ${quoted(`Accept: image/${format}`)}`] : []),
     ...request.files.map(([name, file]) => fileOfCurl(name, file)),
     ...request.fields.map(([name, value]) => `  -F ${quoted(`${name}=${value}`)}`),
-    single(request) ? `  -o result.${format}` : "  -o result.json  # the images are output.images[i].image, in base64",
+    single(request) ? `  -o result.${format}` : "  -o result.json",
   ].join(" \\\n");
 }
 
@@ -52,11 +52,10 @@ for number, image in enumerate(reply.json()["output"]["images"]):
 
 function javascript(request) {
   return `// Node 20 or later: save as tryon.mjs and run node tryon.mjs
-import { openAsBlob } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 
 const form = new FormData();
-${request.files.map(([name, file]) => `form.append(${literal(name)}, await openAsBlob(${literal(file)}), ${literal(file)});`).join("\n")}
+${request.files.map(([name, file]) => `form.append(${literal(name)}, new Blob([await readFile(${literal(file)})]), ${literal(file)});`).join("\n")}
 ${request.fields.map(([name, value]) => `form.append(${literal(name)}, ${literal(value)});\n`).join("")}
 const reply = await fetch(${literal(addressOf("api/v1/tryon"))}, {
   method: "POST",${request.key ? '\n  headers: { "X-API-Key": process.env.TRYON_API_KEY },' : ""}

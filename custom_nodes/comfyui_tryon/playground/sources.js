@@ -48,7 +48,7 @@ export function picker({ what, sample, several = false, take }) {
       button("Camera", async () => {
         const file = await photograph(what);
         if (file) await give([file]);
-      }, { "aria-label": `Photograph the ${what}` })),
+      }, { "aria-label": `Camera, for the ${what}` })),
     sample && sampleButton(what, sample, give),
     problem);
   zone.addEventListener("dragover", (event) => {
