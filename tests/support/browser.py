@@ -17,6 +17,7 @@ import aiohttp
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a camera that shows a moving pattern
     "--remote-debugging-port=0", "--remote-allow-origins=*", "--window-size=1600,1000", "--no-first-run",
 )  # fmt: skip
 CALL_TIMEOUT_S = 120
@@ -85,6 +86,26 @@ class Page:
     async def press(self, key: str, code: int) -> None:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    async def click(self, selector: str) -> None:
+        """Clicks an element as a script does; it must be there."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    async def enter(self, values: dict[str, str]) -> None:
+        """Changes form controls, which are found by their names."""
+        await self.evaluate(f"""for (const [name, value] of Object.entries({json.dumps(values)})) {{
+            const control = document.querySelector(`[name=${{name}}]`);
+            control.value = value;
+            control.dispatchEvent(new Event("input", {{bubbles: true}}));
+        }}""")
+
+    async def drag(self, selector: str, *points: tuple[float, float]) -> None:
+        """Drags the mouse from the first to the last of these places of an element, which are shares of its size."""
+        box = await self.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        kinds = ["mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*places, places[-1]], strict=True):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
     async def choose(self, selector: str, *files: Path) -> None:
         """Chooses files in a file control."""
