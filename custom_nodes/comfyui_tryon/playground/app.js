@@ -252,7 +252,12 @@ async function load() {
     const { workflows } = await (await call("api/v1/workflows")).json();
     server = { schema: description.components.schemas.TryonRequest, workflows };
     find("#key").hidden = !hasKey();
-    chooseWorkflow((workflows.find((one) => one.default) ?? workflows[0])?.name);
+    const served = workflows.filter(({ version }) => version);
+    if (!served.length) {
+      const reason = workflows.find(({ problem }) => problem)?.problem ?? "there is no workflow file";
+      throw new ApiError({ code: "workflow_invalid", message: `This server has no workflow to run: ${reason}` });
+    }
+    chooseWorkflow((served.find((one) => one.default) ?? served[0]).name);
   } catch (error) {
     find("#key").hidden = error.code !== "unauthorized";
     failed(error);
