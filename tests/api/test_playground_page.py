@@ -1,4 +1,4 @@
-"""The playground in a browser, over an engine that executes nothing: what is chosen, painted and sent."""
+"""The playground and the docs page in a browser, over an engine that executes nothing."""
 
 import contextlib
 import json
@@ -138,3 +138,22 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(api):
             .filter(control => control.getClientRects().length && control.getBoundingClientRect().height < 24)
             .map(control => control.outerHTML))""")
         assert json.loads(small) == [], "a finger needs room"
+
+
+async def test_the_docs_page_takes_the_key_and_sends_it(api):
+    client = await api(api_key="right")
+    async with opened(str(client.make_url("/api/v1/docs"))) as page:
+        await page.wait_for('!!document.querySelector(".auth-wrapper .authorize")')
+        await page.click(".auth-wrapper .authorize")
+        await page.wait_for('!!document.querySelector(".auth-container input")')
+        await page.evaluate('document.querySelector(".auth-container input").focus()')
+        await page.type("right")
+        await page.click(".auth-container .authorize")
+        await page.wait_for('!!document.querySelector(".auth-container .btn-done, .modal-ux .btn-done")')
+        await page.click(".modal-ux .btn-done")
+        await page.click("#operations-default-workflows .opblock-summary-control")
+        await page.wait_for('!!document.querySelector("#operations-default-workflows .execute")')
+        await page.click("#operations-default-workflows .execute")
+        status = 'document.querySelector("#operations-default-workflows .live-responses-table tbody td")?.innerText'
+        assert (await page.wait_for(status)).strip() == "200"
+        assert not [text for text in page.messages if text.startswith(("exception", "security"))], page.messages
