@@ -9,7 +9,7 @@ release=v0.3.64  # of ComfyUI, cloned if none is found
 usage() {
   cat <<'EOF'
 ./start.sh                production: real weights, only the API is reachable
-./start.sh --demo         small demo weights and sample images; sets up everything on a bare machine
+./start.sh --demo         small demo weights and a page to try them with; sets up everything on a bare machine
 ./start.sh --dev          ComfyUI's web page and own API on the same port, for editing workflows
 ./start.sh --demo --dev   both: the web page with the demo weights
 ./start.sh --test         the test suite
@@ -190,6 +190,9 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then  # more threads than a container's CPU qu
   threads=$("$python" -IS "$pack/cpus.py")
   [ -z "$threads" ] || export OMP_NUM_THREADS=$threads
 fi
+
+# The page to try the API with. In production it would be one more path that strangers reach.
+case $mode in demo | dev) export TRYON_PLAYGROUND=${TRYON_PLAYGROUND:-1} ;; esac
 
 # ComfyUI takes a while to load, and unlocked it would go on without the extension.
 case $mode in demo | dev) "$python" -m comfyui_tryon.settings || exit 1 ;; esac

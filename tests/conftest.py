@@ -113,8 +113,9 @@ def server(engine, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     workflows = folder / "workflows"
     shutil.copytree(ROOT / "workflows", workflows)
+    environment = {"TRYON_WORKFLOWS_DIR": str(workflows), "TRYON_PLAYGROUND": "1"}
     paths = () if engine == EMBEDDED else (tiny_diffusion.write(folder / "models"),)
-    with probe_server(engine, folder, {"TRYON_WORKFLOWS_DIR": str(workflows)}, paths=paths) as running_server:
+    with probe_server(engine, folder, environment, paths=paths) as running_server:
         running_server.workflows = workflows
         yield running_server
 

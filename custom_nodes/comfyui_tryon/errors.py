@@ -84,8 +84,11 @@ class ApiError(Exception):
         """
         self.__traceback__ = None
 
-    def body(self) -> dict[str, Any]:
-        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+    def body(self, request_id: str) -> dict[str, Any]:
+        """Returns the envelope; `request_id` is repeated there for those who keep bodies and not headers."""
+        return {
+            "error": {"code": self.code, "message": self.message, "request_id": request_id, "details": self.details}
+        }
 
 
 def canceled(by: str = "") -> ApiError:

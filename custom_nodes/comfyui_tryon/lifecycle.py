@@ -112,6 +112,8 @@ class Lifecycle:
         _spare_the_collector()
         self._health.warmed()
         logger.info("Ready on port %d", self._settings.port)
+        if self._settings.playground:
+            logger.info("Try it: http://127.0.0.1:%d/playground", self._settings.port)
         if notice := demo_notice():
             logger.warning(notice)
 

@@ -118,7 +118,8 @@ class WorkflowList(BaseModel):
 
 class Error(BaseModel):
     code: str = Field(description="Stable; for programs.", json_schema_extra={"enum": list(STATUS)})
-    message: str
+    message: str = Field(description="For people: what is wrong, and what to do about it.")
+    request_id: str = Field(description="As in X-Request-Id; marks the request's lines in the log.")
     details: dict[str, Any]
 
 

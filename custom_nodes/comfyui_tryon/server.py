@@ -12,6 +12,7 @@ from .api.connections import Connections
 from .api.docs import DocsApi
 from .api.health import Health
 from .api.lock import Lock
+from .api.playground import PlaygroundApi, to_playground
 from .api.routes import Route, add_to, free
 from .api.tryon import TryonApi
 from .api.workflows import WorkflowsApi
@@ -54,7 +55,7 @@ class Server:
         if self._settings.locked:
             routes = add_to(app.router, self.routes(), answering.wrap)
             self._engine.take_over()
-            lock = Lock(routes, answering)
+            lock = Lock(routes, answering, to_playground if self._settings.playground else None)
             app.middlewares.insert(0, lock.middleware)
             app.on_startup.append(Connections(self._settings.max_queue).guard)
             webhooks = self._outbound.webhooks
@@ -84,6 +85,8 @@ class Server:
             DocsApi(self._settings),
         ):
             routes += part.routes()
+        if self._settings.playground:
+            routes += PlaygroundApi().routes()
         return routes
 
     async def _start(self, app: web.Application) -> None:

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     exit_when_failed: bool = False
     log_format: Literal["text", "json"] = "text"
     locked: bool = False
+    playground: bool = False
     packs: str = ""
     # Names that other platforms have for the routes: start.sh serve sets the first, Vertex AI the others.
     sagemaker: bool = False

@@ -10,7 +10,7 @@ from yarl import URL
 
 KEY = "k3y with späces"
 OURS = [
-    ("GET", "/api/v1/workflows"), ("GET", "/metrics"), ("GET", "/api/v1/openapi.json"), ("GET", "/api/v1/docs"),
+    ("GET", "/api/v1/workflows"), ("GET", "/metrics"), ("GET", "/api/v1/openapi.json"),
     ("POST", "/api/v1/tryon"), ("DELETE", "/api/v1/tryon/some-id"), ("PUT", "/api/v1/tryon"), ("GET", "/api/v1/tryon"),
 ]  # fmt: skip
 HEALTH = ["/ping", "/healthz", "/readyz", "/health"]
@@ -50,6 +50,7 @@ async def test_a_handler_that_fails_is_answered_in_the_envelope_and_logged(api, 
         assert reply.status == 500 and reply.headers["X-Request-Id"] == "mine"
         content = await reply.json()
     assert content["error"]["code"] == "internal_error" and "ZeroDivision" not in json.dumps(content)
+    assert content["error"]["request_id"] == "mine"
     logged = [record for record in caplog.records if record.exc_info]
     assert [record.request_id for record in logged] == ["mine"]
 

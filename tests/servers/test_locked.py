@@ -11,15 +11,16 @@ from support.servers import EMBEDDED, Server, probe_server
 
 KEY = "k3y with späces"
 HEALTH = {"/ping", "/healthz", "/readyz", "/health"}
+# Pages, which load without the key and ask for it.
+PAGES = {"/playground", "/playground/app.js", "/playground/person.png", "/api/v1/docs", "/api/v1/docs/docs.js",
+         "/api/v1/docs/swagger-ui-bundle.js", "/api/v1/docs/swagger-ui.css"}  # fmt: skip
 ALLOWED = {
     **{path: {"GET", "HEAD"} for path in HEALTH},
     "/api/v1/tryon": {"POST"},
     "/api/v1/tryon/x": {"DELETE"},
     "/api/v1/workflows": {"GET", "HEAD"},
     "/api/v1/openapi.json": {"GET", "HEAD"},
-    "/api/v1/docs": {"GET", "HEAD"},
-    "/api/v1/docs/swagger-ui-bundle.js": {"GET", "HEAD"},
-    "/api/v1/docs/swagger-ui.css": {"GET", "HEAD"},
+    **{path: {"GET", "HEAD"} for path in PAGES},
     "/metrics": {"GET", "HEAD"},
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -45,7 +46,7 @@ def locked(engine, tmp_path_factory) -> Iterator[tuple[Server, set[str]]]:
     """A locked-down server with a key, and every path its application has."""
     folder = tmp_path_factory.mktemp("locked")
     listing = folder / "routes.json"
-    environment = {"TRYON_API_KEY": KEY, "TRYON_WARMUP": "0", "PROBE_ROUTES": str(listing)}
+    environment = {"TRYON_API_KEY": KEY, "TRYON_WARMUP": "0", "TRYON_PLAYGROUND": "1", "PROBE_ROUTES": str(listing)}
     with probe_server(engine, folder, environment) as server:
         paths = KNOWN | OTHER_PACKS
         if engine != EMBEDDED:
@@ -205,11 +206,11 @@ def test_a_second_request_on_the_same_connection_is_checked_too(caller):
     assert re.findall(rb"HTTP/1.1 (\d+)", caller.raw((first + second).encode())) == [b"200", b"404"]
 
 
-def test_only_the_health_paths_need_no_key(caller):
+def test_only_the_health_paths_and_pages_need_no_key(caller):
     for path, methods in ALLOWED.items():
         for method in methods:
             status, content, headers = caller.send(method, path)
-            if path in HEALTH:
+            if path in HEALTH | PAGES:
                 assert status == 200, path
             else:
                 assert status == 401, path

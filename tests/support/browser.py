@@ -17,6 +17,7 @@ import aiohttp
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a camera that shows a moving pattern
     "--remote-debugging-port=0", "--remote-allow-origins=*", "--window-size=1600,1000", "--no-first-run",
 )  # fmt: skip
 CALL_TIMEOUT_S = 120
@@ -44,6 +45,9 @@ class Page:
             elif content.get("method") == "Runtime.consoleAPICalled":
                 shown = (str(item.get("value", item.get("description"))) for item in content["params"]["args"])
                 self.messages.append(f"{content['params']['type']}: {' '.join(shown)}")
+            elif content.get("method") == "Log.entryAdded":  # what a policy forbids, and what could not be loaded
+                entry = content["params"]["entry"]
+                self.messages.append(f"{entry['source']}: {entry['text']}")
             elif content.get("method") == "Runtime.exceptionThrown":
                 self.messages.append(f"exception: {json.dumps(content['params']['exceptionDetails'])[:600]}")
 
@@ -83,6 +87,37 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    async def click(self, selector: str) -> None:
+        """Clicks an element as a script does; it must be there."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    async def enter(self, values: dict[str, str]) -> None:
+        """Changes form controls, which are found by their names."""
+        await self.evaluate(f"""for (const [name, value] of Object.entries({json.dumps(values)})) {{
+            const control = document.querySelector(`[name=${{name}}]`);
+            control.value = value;
+            control.dispatchEvent(new Event("input", {{bubbles: true}}));
+        }}""")
+
+    async def drag(self, selector: str, *points: tuple[float, float]) -> None:
+        """Drags the mouse from the first to the last of these places of an element, which are shares of its size."""
+        box = await self.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        kinds = ["mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*places, places[-1]], strict=True):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    async def choose(self, selector: str, *files: Path) -> None:
+        """Chooses files in a file control."""
+        document = await self.call("DOM.getDocument")
+        found = await self.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)
+        await self.call("DOM.setFileInputFiles", nodeId=found["nodeId"], files=[str(file) for file in files])
+
+    async def resize(self, width: int, height: int, phone: bool = False) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+        )
+
     async def screenshot(self, path: Path) -> None:
         result = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(result["data"]))
@@ -105,6 +140,7 @@ async def opened(url: str) -> AsyncIterator[Page]:
                     listening = asyncio.create_task(page.listen())
                     await page.call("Page.enable")
                     await page.call("Runtime.enable")
+                    await page.call("Log.enable")
                     await page.call("Page.navigate", url=url)
                     yield page
                     listening.cancel()

@@ -140,7 +140,10 @@ export interface Caution {
 export interface Error {
   /** Stable; for programs. */
   code: ErrorCode;
+  /** For people: what is wrong, and what to do about it. */
   message: string;
+  /** As in X-Request-Id; marks the request's lines in the log. */
+  requestId: string;
   details: Record<string, unknown>;
 }
 

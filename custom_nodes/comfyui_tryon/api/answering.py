@@ -37,10 +37,10 @@ class Answering:
                 request[OUTCOME] = "draining"
                 task.cancel()
 
-    def wrap(self, handler: Handler, health: bool = False, methods: list[str] = []) -> Handler:
+    def wrap(self, handler: Handler, public: bool = False, methods: list[str] = []) -> Handler:
         """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID, CALLER and HEADERS for it.
 
-        `methods` are those of its path.
+        A `public` one needs no key and leaves no log line. `methods` are those of its path.
         """
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -58,28 +58,28 @@ class Answering:
             self._under_way[task] = request
             code = ""
             try:
-                if not health:
+                if not public:
                     log.caller = request[CALLER] = self._caller(request)
                 response = await handler(request)
             except ApiError as error:
                 code = f" {error.code}"
-                response = error_response(error)
+                response = error_response(error, request[REQUEST_ID])
                 error.let_go()
             except asyncio.CancelledError:
                 if request.get(OUTCOME) != "draining":
                     raise
-                response = error_response(draining())
+                response = error_response(draining(), request[REQUEST_ID])
             except web.HTTPException:
                 raise
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
                 message = "The server failed. Retry; if it persists, send the operator the request id."
-                response = error_response(ApiError("internal_error", message))
+                response = error_response(ApiError("internal_error", message), request[REQUEST_ID])
             finally:
                 del self._under_way[task]
             if not response.prepared:
                 response.headers.update(request[HEADERS])
-            if not health:
+            if not public:
                 spent = time.perf_counter() - arrived
                 log.info("%s %s -> %d%s in %.3f s", request.method, request.path, response.status, code, spent)
             return response
@@ -95,7 +95,7 @@ class Answering:
         return caller
 
 
-def error_response(error: ApiError) -> web.Response:
+def error_response(error: ApiError, request_id: str) -> web.Response:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -103,4 +103,4 @@ def error_response(error: ApiError) -> web.Response:
         headers["Allow"] = ", ".join(error.details["allow"])
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
-    return web.json_response(error.body(), status=error.status, reason=error.reason, headers=headers)
+    return web.json_response(error.body(request_id), status=error.status, reason=error.reason, headers=headers)

@@ -75,11 +75,11 @@ async def _message(pending: PendingRequest, task: "asyncio.Task[Result]") -> byt
         outcome = "ok"
     except ApiError as known:
         known.let_go()
-        message, outcome = json.dumps({"id": pending.id, **known.body()}).encode(), known.code
+        message, outcome = json.dumps({"id": pending.id, **known.body(pending.id)}).encode(), known.code
     except Exception:
         pending.log.exception("the request failed")
         failed = ApiError("internal_error", "The server failed. Retry; if it persists, send the operator the id.")
-        message, outcome = json.dumps({"id": pending.id, **failed.body()}).encode(), failed.code
+        message, outcome = json.dumps({"id": pending.id, **failed.body(pending.id)}).encode(), failed.code
     metrics.count(outcome, pending.caller)
     pending.log.info("ended: %s", outcome)
     return message

@@ -46,8 +46,10 @@ class _RequestHandler(web.RequestHandler):
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
         logger.info("A request's head was malformed: %s", type(exc).__name__)
-        response = error_response(ApiError("invalid_request", "The request's head is malformed or too large."))
-        response.headers["X-Request-Id"] = str(uuid.uuid4())
+        request_id = str(uuid.uuid4())
+        error = ApiError("invalid_request", "The request's head is malformed or too large.")
+        response = error_response(error, request_id)
+        response.headers["X-Request-Id"] = request_id
         response.force_close()
         return response
 

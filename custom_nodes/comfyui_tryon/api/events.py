@@ -94,6 +94,6 @@ async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> b
     except ApiError as error:
         request[OUTCOME] = error.code
         error.let_go()
-        return event("error", error.body())
+        return event("error", error.body(request[REQUEST_ID]))
     metrics.observe(result.stages, len(result.images))
     return event("output", await json_reply(request[REQUEST_ID], result))

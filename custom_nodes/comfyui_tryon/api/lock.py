@@ -18,16 +18,20 @@ class Lock:
         in_flight: how many requests are being answered, until the client has received all of the answer.
     """
 
-    def __init__(self, routes: Mapping[web.AbstractRoute, Route], answering: Answering) -> None:
+    def __init__(
+        self, routes: Mapping[web.AbstractRoute, Route], answering: Answering, welcome: Handler | None = None
+    ) -> None:
+        """`welcome` takes the place of a refusal where somebody opens the bare address in a browser."""
         self._routes = routes
-        self._refuse = answering.wrap(_not_found, health=True)
+        self._refuse = answering.wrap(_not_found, public=True)
+        self._welcome = answering.wrap(welcome, public=True) if welcome else self._refuse
         self.in_flight = 0
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         route = self._route(request)
         # Called here, past the host's own middlewares, which may answer in the API's place.
-        answer = request.match_info.handler if route else self._refuse
+        answer = request.match_info.handler if route else self._welcome if _is_visit(request) else self._refuse
         if route and route.health and "Content-Encoding" not in request.headers:
             return await answer(request)
         self.in_flight += 1
@@ -49,6 +53,12 @@ class Lock:
         if request.rel_url.raw_path != request.path:
             return None
         return self._routes.get(request.match_info.route)
+
+
+def _is_visit(request: web.Request) -> bool:
+    """Says whether a person opens the bare address, which is no path of the API, and a program finds nothing at."""
+    visit = request.method == "GET" and request.rel_url.raw_path == "/"
+    return visit and "text/html" in request.headers.get("Accept", "")
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:

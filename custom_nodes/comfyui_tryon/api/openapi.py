@@ -36,6 +36,9 @@ REQUEST_ID = {
     "description": "Your id for the request, 1 to 64 of A-Z a-z 0-9 . _ -; generated if absent.",
     "schema": {"type": "string"},
 }
+# 16 x 16 grey pixels.
+GREY = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+EXAMPLE = {"person_image": GREY, "garment_image": GREY, "cloth_type": "upper"}
 
 
 def document(publishing: bool) -> dict[str, Any]:
@@ -55,9 +58,11 @@ def document(publishing: bool) -> dict[str, Any]:
             "X-Request-Id": {"schema": {"type": "string"}},
             "X-Seed": {"schema": {"type": "string"}, "description": "The first image's seed."},
         },
-        "content": {
+        "content": {  # pages that try the API out ask for the first: an image can be looked at
+            "image/png": image,
             "application/json": _schema("TryonReply"),
-            **{f"image/{name}": image for name in ("png", "jpeg", "webp")},
+            "image/jpeg": image,
+            "image/webp": image,
             "text/event-stream": {
                 "schema": {
                     "type": "string",
@@ -83,9 +88,9 @@ def document(publishing: bool) -> dict[str, Any]:
                     "parameters": [REQUEST_ID],
                     "requestBody": {
                         "required": True,
-                        "content": {
-                            "application/json": _schema("TryonRequest"),
+                        "content": {  # pages that try the API out take the first: files are easier to choose
                             "multipart/form-data": _schema("TryonForm"),
+                            "application/json": {**_schema("TryonRequest"), "example": EXAMPLE},
                         },
                     },
                     "responses": {"200": ok, "202": _accepted(), **_errors(tryon_errors)},
@@ -233,7 +238,8 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
         if name in SEVERAL_FIELDS:  # a part that may be repeated
             array = next(option for option in field["anyOf"] if option.get("type") == "array")
             items = file if name in IMAGE_FIELDS else array["items"]
-            field = {**array, "items": items, "description": field["description"]}
+            default = {"default": [field["default"]]} if "default" in field else {}
+            field = {**array, "items": items, "description": field["description"], **default}
         elif name in IMAGE_FIELDS:
             field = {**file, "description": field["description"]}
         elif "anyOf" in field:
@@ -243,6 +249,10 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
                 for key, text in field.items()
                 if key in ("title", "description", "default") and text is not None
             } | value
+        optional = name not in schema["required"]
+        if optional and field.get("default") is None:
+            # A blank control is no value. Without this, pages that try the API out make up a value for each.
+            field = {**field, "examples": [""]}
         properties[name] = field
     return {**schema, "title": "TryonForm", "properties": properties}
 

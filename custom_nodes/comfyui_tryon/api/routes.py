@@ -26,12 +26,18 @@ HEADERS: Any = web.RequestKey("tryon_headers", dict) if hasattr(web, "RequestKey
 
 @dataclass(frozen=True)
 class Route:
-    """One method of one path. `health` paths need no key, leave no log line, and answer while the worker drains."""
+    """One method of one path.
+
+    Attributes:
+        health: whether it answers while the worker drains; such a path is public too.
+        public: whether it needs no key and leaves no log line.
+    """
 
     method: str
     path: str
     handler: Handler
     health: bool = False
+    public: bool = False
 
 
 def add_to(
@@ -50,12 +56,12 @@ def add_to(
         resource = router.add_resource(path)
         methods = [route.method for route in its_routes]
         for route in its_routes:
-            handler = wrap(route.handler, route.health, methods)
+            handler = wrap(route.handler, route.health or route.public, methods)
             for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 added[resource.add_route(method, handler)] = route
-        health = its_routes[0].health
+        health, public = its_routes[0].health, its_routes[0].health or its_routes[0].public
         refuse = _not_allowed(methods)
-        added[resource.add_route("*", wrap(refuse, health, methods))] = Route("*", path, refuse, health)
+        added[resource.add_route("*", wrap(refuse, public, methods))] = Route("*", path, refuse, health, public)
     return added
 
 

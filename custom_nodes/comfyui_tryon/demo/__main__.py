@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ..settings import settings
 from . import SAMPLES, checkpoint
 
 if __name__ == "__main__":
@@ -13,11 +14,13 @@ if __name__ == "__main__":
     for sample in SAMPLES.glob("*.png"):
         shutil.copy(sample, folder)
     shown = os.path.relpath(folder)
+    address = f"http://127.0.0.1:{settings().port}"
+    page = f"When it says Ready, open this page:\n\n  {address}/playground\n\nOr send" if settings().playground else ""
     print(
         f"""
-When it says Ready, send the sample images from another terminal:
+{page or "When it says Ready, send"} the sample images from another terminal:
 
-  curl http://127.0.0.1:{os.environ.get("PORT", "8000")}/api/v1/tryon -H 'Accept: image/png' \\
+  curl {address}/api/v1/tryon -H 'Accept: image/png' \\
     -F person_image=@{shown}/person.png -F garment_image=@{shown}/garment.png -o result.png
 """,
         flush=True,

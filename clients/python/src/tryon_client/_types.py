@@ -216,6 +216,10 @@ class Error:
     """Stable; for programs."""
 
     message: str
+    """For people: what is wrong, and what to do about it."""
+
+    request_id: str
+    """As in X-Request-Id; marks the request's lines in the log."""
 
     details: dict[str, Any]
 
