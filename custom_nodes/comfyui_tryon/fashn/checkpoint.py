@@ -13,6 +13,7 @@ from .network import FashnNetwork
 
 FILE = "model.safetensors"
 UNUSED = "patch_mixer_token"  # a buffer that the published network does not read
+LAST_CLASS = 3
 LARGEST = 1 << 16  # of any of a network's numbers: what a hostile file may ask for
 
 
@@ -66,10 +67,10 @@ def read_sizes(shapes: Mapping[str, tuple[int, ...]], file: Path) -> Sizes:
     classes, _ = shape("y_embedder.weight", 2)
     _, frequencies = shape("t_embedder.mlp.in_layer.weight", 2)
     # the eighths of a head that rows and columns turn are pairs of channels
-    if hidden % head or head % 32 or wide <= 3 * hidden or frequencies % 2:
+    if hidden % head or head % 32 or wide <= 3 * hidden or frequencies % 2 or classes <= LAST_CLASS:
         raise CheckpointError(
-            f"{file} is of another network: {hidden} channels, heads of {head}, {wide} in 'single_blocks.0.linear1' "
-            f"and {frequencies} frequencies do not go together. {REMEDY}"
+            f"{file} is of another network: {hidden} channels, heads of {head}, {wide} in "
+            f"'single_blocks.0.linear1', {frequencies} frequencies and {classes} classes do not go together. {REMEDY}"
         )
     return Sizes(
         hidden=hidden,
