@@ -22,7 +22,7 @@ LAYERS = [
     ["workflows"],
     ["nodes"],
     ["engine", "catvton", "masker", "weights"],
-    ["framing"],
+    ["framing", "resampling"],
     ["demo"],
     ["decoding"],
     ["parsing", "reply_models"],
