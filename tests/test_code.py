@@ -22,8 +22,8 @@ LAYERS = [
     ["workflows"],
     ["nodes"],
     ["fashn"],
-    ["engine", "catvton", "masker", "weights"],
-    ["framing"],
+    ["engine", "catvton", "masker", "dwpose", "weights"],
+    ["framing", "resampling"],
     ["demo"],
     ["decoding"],
     ["parsing", "reply_models"],
@@ -100,7 +100,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 def test_models_know_nothing_of_http_or_comfyui():
     foreign = {"aiohttp", "server", "comfy", "execution", "folder_paths", "nodes", "pydantic"}
-    for folder in ("catvton", "fashn", "masker"):
+    for folder in ("catvton", "dwpose", "fashn", "masker"):
         for path in (PACK / folder).rglob("*.py"):
             assert not imports(path) & foreign, path
 
