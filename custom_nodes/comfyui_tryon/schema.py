@@ -26,7 +26,7 @@ SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 MAX_GARMENTS = 4
 
 # What nodes call the garments in their inputs named category.
-CATEGORIES = {"upper": "tops", "inner": "tops", "outer": "tops", "lower": "bottoms", "overall": "one-pieces"}
+GARMENT_CATEGORIES = {"upper": "tops", "inner": "tops", "outer": "tops", "lower": "bottoms", "overall": "one-pieces"}
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 Framing = Literal["person", "model"]
@@ -140,9 +140,7 @@ class TryonRequest(BaseModel):
     cloth_type: Annotated[list[ClothType], EachGarment, Listed, SEVERAL, NodeInput("cloth_type", "category")] = Field(
         default=["upper"],
         description="What the garment is, and so what the automatic mask covers: one for all garments, or one for "
-        "each. Aliases: "
-        + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items())
-        + ".",
+        "each. Aliases: " + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items()) + ".",
         json_schema_extra={"default": "upper"},
     )
     garment_photo: Annotated[

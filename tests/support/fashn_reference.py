@@ -117,10 +117,8 @@ class PublishedFashn:
     @torch.no_grad()
     def sample(
         self,
-        agnostic: torch.Tensor,
+        person: torch.Tensor,
         garment: torch.Tensor,
-        person_pose: torch.Tensor,
-        garment_pose: torch.Tensor,
         category: int,
         noise: torch.Tensor,
         steps: int,
@@ -133,7 +131,7 @@ class PublishedFashn:
         line = torch.linspace(1, 0, steps + 1)
         times = (math.exp(-1.5) / (math.exp(-1.5) + (1 / line - 1))).tolist()[::-1]
         x = noise.to(like)
-        given = [part.to(like) for part in (agnostic, person_pose, garment, garment_pose)]
+        given = [part.to(like) for image in (person, garment) for part in (image[:, :3], image[:, 3:])]
         doubled = [torch.cat([part, torch.zeros_like(part)]) for part in given]
         categories = torch.tensor([category, 0], device=like.device)
         for step in range(steps):

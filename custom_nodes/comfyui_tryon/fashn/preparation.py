@@ -49,6 +49,7 @@ def prepare(
     pose: PoseEstimator,
     parser: HumanParser | None = None,
     mask: np.ndarray | None = None,
+    garment_mask: np.ndarray | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Conditions:
     """Prepares a person and a garment.
@@ -64,6 +65,7 @@ def prepare(
         parser: labels clothes; needed for a worn garment, and to mask the person without `mask`.
         mask: bool (H, W) as the person, where it may change; masked in place of the area that the parser finds, whether
             or not `segmentation_free`.
+        garment_mask: bool (H, W) as the garment, where it is; in place of what the parser finds of a worn garment.
         check: called between the stages of the work; what it raises ends the call.
 
     Raises:
@@ -73,15 +75,16 @@ def prepare(
     """
     _require(person, garment, mask, category, garment_photo)
     worn = garment_photo == "model"
-    if parser is None and worn:
+    if parser is None and garment_mask is None and worn:
         raise ParserMissing(
-            "a garment that somebody wears (garment_photo: model) needs the human parser, which is not installed; "
-            "send an image of the garment alone with garment_photo: flat-lay"
+            "a garment that somebody wears (garment_photo: model) needs the human parser, which is not installed and "
+            "whose weights are not for commercial use; send an image of the garment alone with garment_photo: "
+            "flat-lay, or link a mask to garment_mask, yours or one from Auto Mask Generation"
         )
     if parser is None and mask is None and not segmentation_free:
         raise ParserMissing(
-            "segmentation_free: false needs the human parser, which is not installed; send a mask, or set "
-            "segmentation_free to true"
+            "segmentation_free: false needs the human parser, which is not installed and whose weights are not for "
+            "commercial use; send a mask, link one from Auto Mask Generation, or set segmentation_free to true"
         )
     # Before any work, since images that cannot be scaled fail here.
     for image in (person, garment):
@@ -95,7 +98,9 @@ def prepare(
     garment_pose = np.zeros(garment.shape[:2], np.uint8)
     if worn:
         garment_pose = draw(pose.estimate(garment, check).pose, *garment.shape[:2])
-    if parser is not None and worn:
+    if garment_mask is not None and worn:
+        garment = _masked(garment, ~nearest_exact(garment_mask, *garment.shape[:2]))
+    elif parser is not None and worn:
         check()
         garment = _masked(garment, ~garment_area(parser.labels(garment), category))
     if mask is not None:

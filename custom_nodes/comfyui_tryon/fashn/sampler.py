@@ -10,7 +10,7 @@ from PIL import Image
 from .blocks import Modulation
 from .network import FashnNetwork
 
-CATEGORIES = {"tops": 1, "bottoms": 2, "one-pieces": 3}  # 0 is the class of no garment
+CLASSES = {"tops": 1, "bottoms": 2, "one-pieces": 3}  # 0 is the class of no garment
 CANVAS = 864, 576  # height and width that the published weights were made for
 SHIFT = math.exp(-1.5)  # of the times, towards noise
 STEPS_MAX = 100
@@ -56,10 +56,8 @@ def preview(predicted: torch.Tensor) -> Image.Image:
 
 def denoise(
     network: FashnNetwork,
-    agnostic: torch.Tensor,
+    person: torch.Tensor,
     garment: torch.Tensor,
-    person_pose: torch.Tensor,
-    garment_pose: torch.Tensor,
     category: int,
     start: torch.Tensor,
     *,
@@ -72,9 +70,8 @@ def denoise(
 
     Args:
         network: on the device and in the dtype to work in; published results on a GPU are those of bfloat16.
-        agnostic, garment: (1, 3, H, W) in [-1, 1].
-        person_pose, garment_pose: (1, 1, H, W) in [-1, 1].
-        category: one of the values of `CATEGORIES`.
+        person, garment: (1, 4, H, W) in [-1, 1]: an image, the person's agnostic one, and its pose.
+        category: one of the values of `CLASSES`.
         start: of `noise`.
         steps: from 1.
         guidance_scale: classifier-free guidance; 1 turns it off and halves the work.
@@ -94,12 +91,12 @@ def denoise(
     on_device = torch.tensor(times[:-1], dtype=dtype).to(device)
     modulations = _modulations(network, on_device, guided, category)
     # The branch without conditions has zeros in their place, which is grey, and the same noise.
-    conditions = torch.cat([agnostic, person_pose], dim=1).to(weight)
-    inputs = torch.zeros(2, 3 + conditions.shape[1], *conditions.shape[-2:], dtype=dtype, device=device)
-    inputs[:1, 3:] = conditions
-    dressed = torch.cat([garment, garment_pose], dim=1).to(weight)
-    tokens = network.garment_tokens(torch.cat([dressed, torch.zeros_like(dressed)]))
-    rotary = network.rotary(conditions.shape[-2], conditions.shape[-1]).to(device)
+    height, width = person.shape[-2:]
+    inputs = torch.zeros(2, 3 + person.shape[1], height, width, dtype=dtype, device=device)
+    inputs[:1, 3:] = person
+    garment = garment.to(weight)
+    tokens = network.garment_tokens(torch.cat([garment, torch.zeros_like(garment)]))
+    rotary = network.rotary(height, width).to(device)
     image = start.to(dtype).to(device)
     predicted = None
     for step in range(steps):

@@ -10,8 +10,10 @@ from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..reply_models import BoundWorkflow
 from ..schema import IMAGE_FIELDS, TryonRequest
+from ..weights.files import Licence
 from .advice import no_output, no_place
 from .format import WorkflowInvalid
+from .licences import licence_of
 from .parameters import Seeding, as_input, find_parameters, inputs_of, limits, seeding, title_of
 
 Graph = Mapping[str, dict[str, Any]]
@@ -41,6 +43,7 @@ class Workflow:
         mask_required: whether a request must send a mask.
         request_independent: ids of the nodes that do not depend on a request's images.
         told: for each of the nodes that are told which request they run for, its hidden inputs.
+        licence: of the weights that it loads, if there are any.
         pasted: for each of the outputs, the id of the TryOnPaste that its images come from, if there is one.
     """
 
@@ -56,6 +59,7 @@ class Workflow:
     request_independent: frozenset[str]
     told: Mapping[str, set[str]]
     pasted: Mapping[str, str]
+    licence: Licence | None
 
     @property
     def gives_mask(self) -> bool:
@@ -83,6 +87,8 @@ class Workflow:
             outputs=list(self.outputs),
             seed="used" if "seed" in self.parameters else "none",
             mask="required" if self.mask_required else "optional" if self.inputs.get("mask_image") else "none",
+            licence=self.licence.name if self.licence else None,
+            commercial_use=self.licence is None or self.licence.commercial_use,
             problem=problem,
         )
 
@@ -135,6 +141,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         request_independent=frozenset(graph) - _descendants(graph, images),
         told={node: found for node in graph if "token" in (found := inputs_of(graph[node]["class_type"], "hidden"))},
         pasted={node: paste for node in outputs if (paste := _last_paste(graph, node)) is not None},
+        licence=licence_of(graph, classes),
     )
 
 

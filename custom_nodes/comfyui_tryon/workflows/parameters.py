@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
-from ..schema import CATEGORIES, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
+from ..schema import GARMENT_CATEGORIES, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
 from .format import WorkflowInvalid
 
 TAG = "[tryon:"
@@ -71,7 +71,7 @@ def as_input(name: str, value: Any) -> Any:
     """Returns a parameter's value as the node input `name` takes it."""
     if name == "square":
         return value == "box"
-    return CATEGORIES[value] if name == "category" else value
+    return GARMENT_CATEGORIES[value] if name == "category" else value
 
 
 def seeding(graph: Mapping[str, dict], needed: Iterable[str], parameters: Places) -> Seeding:
