@@ -43,9 +43,9 @@ def write(folder: Path, sizes: Sizes = SIZES) -> Path:
     return folder
 
 
-def write_all(folder: Path, parser: bool = False) -> Path:
+def write_all(folder: Path, parser: bool = False, sizes: Sizes = SIZES) -> Path:
     """Writes the network, the pose estimator and, if asked for, the human parser into `folder`; returns it."""
-    write(folder)
+    write(folder, sizes)
     for name in ["dwpose", *(["human-parser"] if parser else [])]:
         shutil.copytree(PUBLISHED / name, folder / name)
     return folder
