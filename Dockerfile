@@ -11,6 +11,8 @@ COPY custom_nodes/comfyui_tryon/weights/__init__.py custom_nodes/comfyui_tryon/w
 COPY extra_model_paths.yaml models/tryon-weights.lock.jso[n] /models/
 # 0 leaves the weights out, for a network volume.
 ARG WEIGHTS=1
+# Which models, separated by commas: catvton, fashn. fashn-human-parser, which is not for commercial use, only if named.
+ARG MODELS=catvton
 # CatVTON's attention versions, separated by commas: mix, vitonhd, dresscode.
 ARG ATTENTION=mix
 # REPOSITORY@REVISION, separated by spaces; if empty, the commits of the lock file, or else each main branch.
@@ -21,7 +23,7 @@ ARG HF_ENDPOINT=https://huggingface.co
 RUN --mount=type=secret,id=hf_token \
     rm /models/extra_model_paths.yaml \
     && if [ "$WEIGHTS" = 1 ]; then \
-      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.weights.download --to /models --attention "$ATTENTION" $REVISIONS; \
+      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.weights.download --to /models --attention "$ATTENTION" ${MODELS//,/ } $REVISIONS; \
     fi
 
 

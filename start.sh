@@ -14,7 +14,8 @@ usage() {
 ./start.sh --demo --dev   both: the web page with the demo weights
 ./start.sh --test         the test suite
 ./start.sh --check        verifies files, versions, GPU and memory, and suggests fixes; needs no network
-./start.sh --download     fetches the weight files, about 3 GB
+./start.sh --download     fetches CatVTON's weight files, about 3 GB
+./start.sh --download fashn    those of FASHN VTON, 2.3 GB, which may be used commercially
                           (REPOSITORY@REVISION arguments choose revisions)
 
 Arguments after -- go to ComfyUI. COMFYUI_DIR says where ComfyUI is; set but empty means the embedded engine.

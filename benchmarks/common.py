@@ -164,6 +164,22 @@ def bodies(count: int, **fields: Any) -> list[bytes]:
     return made
 
 
+class Memory:
+    """The highest use of memory since `start`, in GB: the GPU's, or this process's."""
+
+    def start(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> float:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 1e9
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(values, share))
 

@@ -1,6 +1,6 @@
 """Measures on a GPU what a server owes its users: time, memory, cancels, faults, and the sampler beside its floor.
 
-    python benchmarks/gpu.py [--part serve|sampler|kernels|batch|faults] [-- ARGUMENTS OF COMFYUI]
+    python benchmarks/gpu.py [--part serve|sampler|kernels|batch|faults|fashn] [-- ARGUMENTS OF COMFYUI]
     python benchmarks/gpu.py --rehearse
 
 Each part takes less than four minutes on one H100, and prints its table as soon as it has it. Needs a ComfyUI (see
@@ -47,7 +47,7 @@ from models import write_published
 from PIL import Image
 
 CUDA = torch.cuda.is_available()
-PARTS = ("serve", "sampler", "kernels", "batch", "faults")
+PARTS = ("serve", "sampler", "kernels", "batch", "faults", "fashn")
 PATH = "/api/v1/tryon"
 SEED = 42
 PING_EVERY_S = 0.02
@@ -356,6 +356,11 @@ def sampler(plan: Plan) -> None:
 
 def kernels(plan: Plan) -> None:
     script(plan, "kernels.py")
+
+
+def fashn(plan: Plan) -> None:
+    options = ["--tiny"] if plan.is_rehearsal else []
+    subprocess.run([sys.executable, str(ROOT / "benchmarks/fashn.py"), *options], check=True)
 
 
 def script(plan: Plan, name: str, *options: str) -> None:

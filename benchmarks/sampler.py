@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import median, report  # puts this project on the path
+from common import Memory, median, report  # puts this project on the path
 
 # isort: split
 
@@ -81,22 +81,6 @@ def load_ours(models: Path, dtype: torch.dtype, compile: bool) -> Sample:
         )[0].numpy()
 
     return sample
-
-
-class Memory:
-    """The highest use of memory since `start`, in GB: the GPU's, or this process's."""
-
-    def start(self) -> None:
-        if CUDA:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> float:
-        if CUDA:
-            return torch.cuda.max_memory_allocated() / 1e9
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 def side(name: str, models: Path, results: Path, dtype: torch.dtype) -> None:

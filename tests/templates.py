@@ -20,16 +20,23 @@ PLACES = {
     "TryOnGarmentImage": (40, 1160, 300, 420),
     "TryOnLoadAutoMasker": (440, 80, 400, 110),
     "TryOnAutoMasker": (940, 160, 400, 220),
-    "TryOnMaskImage": (1440, 380, 400, 160),
+    "TryOnMaskImage": (1440, 380, 400, 190),
     "TryOnCrop": (1940, 700, 360, 220),
     "TryOnLoadCatVTON": (1440, 1280, 400, 240),
     "TryOnCatVTON": (2420, 960, 440, 480),
+    "TryOnLoadFashn": (1440, 1280, 400, 150),
+    "TryOnFashn": (2420, 960, 440, 560),
     "TryOnPaste": (2980, 500, 360, 190),
     "TryOnOutput": (3460, 560, 400, 560),
 }
 COLOURS = {"TryOnPersonImage": ("#232", "#353"), "TryOnGarmentImage": ("#232", "#353"), "TryOnOutput": ("#323", "#535")}
 # The form that a template opens as: (class, widget), in order.
-FORM = (("TryOnPersonImage", "image"), ("TryOnGarmentImage", "image"), ("TryOnAutoMasker", "cloth_type"))
+FORM = (
+    ("TryOnPersonImage", "image"),
+    ("TryOnGarmentImage", "image"),
+    ("TryOnAutoMasker", "cloth_type"),
+    ("TryOnFashn", "category"),
+)
 # What the form calls inputs that have the same name.
 LABELS = {("TryOnPersonImage", "image"): "Person", ("TryOnGarmentImage", "image"): "Garment"}
 CONVERTED = {"image_upload": ("upload", "IMAGEUPLOAD", "image"), "control_after_generate": (None, None, "fixed")}

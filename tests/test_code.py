@@ -21,8 +21,9 @@ LAYERS = [
     ["pending", "failures", "templates"],
     ["workflows"],
     ["nodes"],
-    ["engine", "catvton", "masker", "weights"],
-    ["framing"],
+    ["fashn"],
+    ["engine", "catvton", "masker", "dwpose", "weights"],
+    ["framing", "resampling"],
     ["demo"],
     ["decoding", "outbound"],
     ["parsing", "reply_models"],
@@ -99,7 +100,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 def test_models_know_nothing_of_http_or_comfyui():
     foreign = {"aiohttp", "server", "comfy", "execution", "folder_paths", "nodes", "pydantic"}
-    for folder in ("catvton", "masker"):
+    for folder in ("catvton", "dwpose", "fashn", "masker"):
         for path in (PACK / folder).rglob("*.py"):
             assert not imports(path) & foreign, path
 

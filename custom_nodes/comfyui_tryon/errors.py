@@ -16,6 +16,8 @@ Inside, each layer raises errors of its own, which `tryon.py` and `api/` turn in
     weights.download.DownloadError     a file cannot be downloaded
     catvton/masker.CheckpointError     a weight file is damaged or of another model
     masker.NoPersonFound               the image shows no person
+    fashn.parser.ParserMissing         the request needs weights that are optional
+    fashn.geometry.TooNarrow           an image cannot be scaled to the model's size
 """
 
 from http import HTTPStatus

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from .engine.interface import NodeFailed
 from .errors import ApiError, failed_worker
+from .fashn.geometry import TooNarrow
+from .fashn.parser import ParserMissing
 from .masker import NoPersonFound
 from .nodes.request import TryOnOutput
 from .nodes.results import BadResult
@@ -21,6 +23,21 @@ def node_error(error: NodeFailed, graph: Mapping[str, dict]) -> ApiError:
         return ApiError(
             "no_person_found",
             "No person was found in person_image. Send an image that shows the person, or a mask_image.",
+            field="person_image",
+        )
+    if error.error_type == ParserMissing.__name__:
+        return ApiError(
+            "invalid_parameter",
+            "This worker has no human parser, whose weights are not for commercial use. It is needed for a "
+            "garment_image that shows somebody wearing the garment, and to mask person_image without a mask_image. "
+            "Send an image of the garment alone, with garment_photo flat-lay, or a mask_image.",
+            field="garment_photo",
+        )
+    if error.error_type == TooNarrow.__name__:
+        return ApiError(
+            "invalid_image",
+            "person_image or garment_image is too narrow: scaled to the model's size, one of its sides has no pixel. "
+            "Send images that are less elongated.",
             field="person_image",
         )
     if error.error_type == WeightsMissing.__name__:

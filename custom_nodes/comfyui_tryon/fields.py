@@ -13,7 +13,8 @@ def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
     for name in fields.model_fields_set & PARAMETERS.keys() - workflow.parameters.keys():
         value, default = getattr(fields, name), TryonRequest.model_fields[name].default
-        if name == "cloth_type" or value in (None, default):  # every workflow dresses some type of garment
+        # every workflow dresses some type of garment, and takes its image as one of the garment alone
+        if name == "cloth_type" or value in (None, default) or (name, value) == ("garment_photo", "flat-lay"):
             continue
         advice = "makes only one image per request" if name == "num_images" else f"has no {name}. Leave it out"
         raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} {advice}.", field=name)

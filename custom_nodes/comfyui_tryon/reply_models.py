@@ -107,6 +107,10 @@ class BoundWorkflow(BaseModel):
         default="used", description="none: the graph takes no seed from requests, and its replies state none."
     )
     mask: Literal["required", "optional", "none"] = "none"
+    licence: str | None = Field(default=None, description="Of the weights that it loads; absent if there are none.")
+    commercial_use: bool = Field(
+        default=False, description="Whether the licences of all weights that it loads allow commercial use."
+    )
     problem: str | None = Field(
         default=None, description="Why the current file is refused; the last good version is served, if there is one."
     )

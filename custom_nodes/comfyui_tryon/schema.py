@@ -29,6 +29,9 @@ MAX_GARMENTS = 4
 MAX_UPLOADS = 16
 URL_TEXT = re.compile(r"\s*https?://", re.IGNORECASE)
 
+# What nodes call the garments in their inputs named category.
+GARMENT_CATEGORIES = {"upper": "tops", "inner": "tops", "outer": "tops", "lower": "bottoms", "overall": "one-pieces"}
+
 ImageFormat = Literal["png", "jpeg", "webp"]
 Framing = Literal["person", "model"]
 
@@ -150,12 +153,18 @@ class TryonRequest(BaseModel):
         description="White where the garment goes and black elsewhere, or strokes on a transparent canvas; in the "
         "frame of person_image. Made automatically if left out.",
     )
-    cloth_type: Annotated[list[ClothType], EachGarment, Listed, SEVERAL, NodeInput("cloth_type")] = Field(
+    cloth_type: Annotated[list[ClothType], EachGarment, Listed, SEVERAL, NodeInput("cloth_type", "category")] = Field(
         default=["upper"],
-        description="What the automatic mask covers: one for all garments, or one for each. Aliases: "
-        + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items())
-        + ".",
+        description="What the garment is, and so what the automatic mask covers: one for all garments, or one for "
+        "each. Aliases: " + ", ".join(f"{alias} ({name})" for alias, name in CLOTH_TYPE_ALIASES.items()) + ".",
         json_schema_extra={"default": "upper"},
+    )
+    garment_photo: Annotated[
+        Literal["flat-lay", "model"] | None, BeforeValidator(_word), NodeInput("garment_photo")
+    ] = Field(
+        default=None,
+        description="model: somebody wears the garment in its image. Where it is left out, the workflow's: flat-lay in "
+        "the bundled one that tells them apart.",
     )
     mask_shape: Annotated[
         Literal["outline", "box"] | None, BeforeValidator(_word), NodeInput("mask_shape", "square")

@@ -8,8 +8,7 @@ import torch
 from comfyui_tryon.masker import CLOTH_TYPES, NoPersonFound, SchpDensePoseMasker, densepose
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.masker.densepose import DensePose, People
-from comfyui_tryon.masker.schp import Schp, _opencv_positions, _sample
-from scipy import ndimage
+from comfyui_tryon.masker.schp import Schp
 from support.masker_figures import label_maps, person_image
 from torch import nn
 
@@ -115,24 +114,6 @@ def test_schp_labels_every_pixel(size, dtype):
     labels = network.parse(torch.from_numpy(person_image(width, height)))
     assert labels.shape == (height, width) and labels.dtype == torch.uint8
     assert (labels == 2).all()
-
-
-def test_positions_are_opencvs():
-    """64 pixels seen as 16: the middles meet, and every place is a multiple of 1/32 pixel."""
-    places = _opencv_positions(16, 63 / 15, 31.5)
-    assert np.array_equal(places * 32, np.round(places * 32))
-    assert np.abs(places - np.linspace(0, 63, 16)).max() <= 1 / 32
-
-
-def test_sampling_is_bilinear_with_zeros_around():
-    random = np.random.default_rng(0)
-    planes = random.random((1, 2, 9, 7), np.float32)
-    rows, columns = random.uniform(-2, 10, 13).astype(np.float32), random.uniform(-2, 8, 11).astype(np.float32)
-    sampled = _sample(torch.from_numpy(planes), torch.from_numpy(rows), torch.from_numpy(columns))
-    grid = np.meshgrid(rows, columns, indexing="ij")
-    for plane, result in zip(planes[0], sampled[0].numpy(), strict=True):
-        expected = ndimage.map_coordinates(plane, grid, order=1, mode="grid-constant", cval=0)
-        assert np.allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)

@@ -14,6 +14,7 @@ from comfyui_tryon import check, nodes
 from comfyui_tryon.settings import TEMPLATES, Settings
 from comfyui_tryon.weights import download, files, integrity, loaders
 from safetensors.numpy import save_file
+from support import tiny_fashn
 from support.servers import ROOT, comfyui_folders, free_port
 
 UNET = "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors"
@@ -201,6 +202,31 @@ def test_the_command_fetches_what_the_workflow_asks_for(models, tmp_path, inputs
     assert result.returncode == 1 and command in result.stderr
 
 
+FASHN = ["model.safetensors", *(f"dwpose/{name}" for name in files.DWPOSE_NAMES)]
+
+
+def test_fashn_needs_its_own_files_only(tmp_path):
+    folder = tiny_fashn.write_all(tmp_path / "models/fashn-vton-1.5")
+    result = run_check(tmp_path / "models", TRYON_WORKFLOW="fashn")
+    assert (result.returncode, result.stderr) == (0, "")
+    (folder / FASHN[1]).unlink()
+    result = run_check(tmp_path / "models", TRYON_WORKFLOW="fashn")
+    assert result.returncode == 1 and f"fashn-ai/fashn-vton-1.5: {FASHN[1]}" in result.stderr
+    assert "--download fashn\n" in result.stderr + "\n" or "download fashn --to" in result.stderr
+    assert "parser" not in result.stderr
+
+
+@pytest.mark.parametrize("name", FASHN)
+def test_damaged_files_of_fashn_are_found_with_the_command(tmp_path, name):
+    path = tiny_fashn.write_all(tmp_path / "fashn-vton-1.5") / name
+    whole = path.read_bytes()
+    assert integrity.damage(path) is None
+    for content in (whole[:-7], b"", b"<html>not found</html>", whole[:1]):
+        path.write_bytes(content)
+        assert integrity.quick_damage(path), content[:20]
+    assert "download" in integrity.fix_command(path) and "fashn" in integrity.fix_command(path).split("download", 1)[1]
+
+
 def test_segformer_is_fetched_by_its_name(models, tmp_path):
     workflow = {
         "1": {"class_type": "LoadAutoMasker", "inputs": {"catvton_path": files.SEGFORMER, "parser": "segformer"}},
@@ -216,7 +242,7 @@ def test_segformer_is_fetched_by_its_name(models, tmp_path):
     [
         ({"PORT": "port"}, "PORT: "),
         ({"TRYON_TIMEOUT_S": "-1"}, "TRYON_TIMEOUT_S: "),
-        ({"TRYON_WORKFLOW": "nothing"}, "Available: catvton, catvton_mask, demo."),
+        ({"TRYON_WORKFLOW": "nothing"}, "Available: catvton, catvton_mask, demo, fashn."),
     ],
 )
 def test_bad_settings(models, variables, said):
@@ -267,7 +293,7 @@ def test_a_malformed_graph_is_refused_by_name(models, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("name", "count"), [("catvton", 4), ("catvton_mask", 3), ("demo", 4)])
+@pytest.mark.parametrize(("name", "count"), [("catvton", 4), ("catvton_mask", 3), ("demo", 4), ("fashn", 1)])
 def test_both_formats_need_the_same_files(name, count):
     folders = (ROOT / "workflows", TEMPLATES)
     api, page = (sorted(check.read_needs(Settings(workflows_dir=folder, workflow=name))) for folder in folders)

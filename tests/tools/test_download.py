@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_tryon.weights import download, files
+from comfyui_tryon.weights import download, files, integrity
 from support.hub import Hub, serving
 from support.servers import ROOT
 
@@ -36,6 +36,14 @@ REPOSITORIES = {
         "flux-lora/pytorch_lora_weights.safetensors": b"not wanted",
     },
     files.SEGFORMER: {"config.json": b"{}", "model.safetensors": b"segformer"},
+    files.FASHN: {"model.safetensors": b"fashn", "README.md": b"not wanted"},
+    files.DWPOSE: {**{name: name.encode() for name in files.DWPOSE_NAMES}, "README.md": b"not wanted"},
+    files.HUMAN_PARSER: {"config.json": b"{}", "model.safetensors": b"parser"},
+}
+FASHN_FETCHED = {
+    "fashn-vton-1.5/model.safetensors",
+    "fashn-vton-1.5/dwpose/yolox_l.onnx",
+    "fashn-vton-1.5/dwpose/dw-ll_ucoco_384.onnx",
 }
 FETCHED = {
     "stable-diffusion-inpainting/unet/config.json",
@@ -151,6 +159,38 @@ def test_other_attention_versions_and_segformer_come_when_asked_for(hub, complet
         "segformer_b2_clothes/config.json",
         "segformer_b2_clothes/model.safetensors",
     }
+
+
+def test_fashn_is_fetched_in_the_published_layout_and_locked(hub, tmp_path):
+    folder = tmp_path / "models"
+    result = run(hub, folder, "fashn")
+    assert result.returncode == 0, result.stderr
+    assert names(folder) == FASHN_FETCHED
+    assert set(download.read_lock(folder)) == {files.FASHN, files.DWPOSE}
+    assert "licence Apache-2.0" in result.stderr and "not for commercial use" not in result.stderr
+    assert run("http://127.0.0.1:9", folder, "fashn").returncode == 0
+    for name in FASHN_FETCHED:
+        recorded = integrity.lock_entry(folder / name)
+        assert recorded and recorded["sha256"] == download.file_sha256(folder / name)
+        assert integrity.fix_command(folder / name).endswith(f"fashn --to {folder}")
+
+
+def test_nothing_non_commercial_is_fetched_for_fashn_unless_it_is_named(hub, tmp_path):
+    folder = tmp_path / "models"
+    assert run(hub, folder, "fashn").returncode == 0
+    assert not any("parser" in request or "CatVTON" in request for request in hub.requests)
+    result = run(hub, folder, "fashn-human-parser")
+    assert result.returncode == 0 and "not for commercial use" in result.stderr
+    parser = {"fashn-vton-1.5/human-parser/config.json", "fashn-vton-1.5/human-parser/model.safetensors"}
+    assert names(folder) - FASHN_FETCHED == parser
+
+
+def test_several_models_and_a_revision_of_one(hub, tmp_path):
+    hub.commits["v2"] = "b" * 40
+    result = run(hub, tmp_path / "models", "catvton", "fashn", f"{files.FASHN}@v2")
+    assert result.returncode == 0, result.stderr
+    assert names(tmp_path / "models") == FETCHED | FASHN_FETCHED
+    assert download.read_lock(tmp_path / "models")[files.FASHN]["commit"] == "b" * 40
 
 
 def test_a_cut_connection_is_resumed(hub, tmp_path):

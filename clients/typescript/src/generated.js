@@ -90,6 +90,8 @@ export const DEFAULTS = {
     "outputs": [],
     "seed": "used",
     "mask": "none",
+    "licence": null,
+    "commercialUse": false,
     "problem": null
   },
   "Caution": {},

@@ -6,6 +6,9 @@ export type ClothType =
   | "overall"
   | "inner"
   | "outer";
+export type GarmentPhoto =
+  | "flat-lay"
+  | "model";
 export type MaskShape =
   | "outline"
   | "box";
@@ -63,11 +66,16 @@ export type StatusEventStatus =
 /** The optional fields of a request. Null and undefined leave a field out. */
 export interface Fields {
   /**
-   * What the automatic mask covers: one for all garments, or one for each. Aliases: tops (upper), upper_body
-   * (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses (overall), dress (overall), full
-   * (overall). Default: "upper".
+   * What the garment is, and so what the automatic mask covers: one for all garments, or one for each. Aliases:
+   * tops (upper), upper_body (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses
+   * (overall), dress (overall), full (overall). Default: "upper".
    */
   clothType?: ClothType | readonly ClothType[] | null;
+  /**
+   * model: somebody wears the garment in its image. Where it is left out, the workflow's: flat-lay in the
+   * bundled one that tells them apart.
+   */
+  garmentPhoto?: GarmentPhoto | null;
   /** box: the automatic mask is a rectangle, which hides the length and outline of what is worn. */
   maskShape?: MaskShape | null;
   /**
@@ -126,6 +134,10 @@ export interface BoundWorkflow {
   /** none: the graph takes no seed from requests, and its replies state none. */
   seed: BoundWorkflowSeed;
   mask: BoundWorkflowMask;
+  /** Of the weights that it loads; absent if there are none. */
+  licence: string | null;
+  /** Whether the licences of all weights that it loads allow commercial use. */
+  commercialUse: boolean;
   /** Why the current file is refused; the last good version is served, if there is one. */
   problem: string | null;
 }

@@ -19,7 +19,7 @@ DEVICE_FAULT = re.compile(r"(CUDA|HIP) error|CUBLAS_STATUS|CUDNN_STATUS|cuDNN er
 
 # Classes, by name, of what nodes raise where the request is at fault and not this worker: nothing to trouble its
 # operator with.
-REQUEST_FAULTS = {"NoPersonFound"}
+REQUEST_FAULTS = {"NoPersonFound", "ParserMissing", "TooNarrow"}
 
 
 @dataclass(frozen=True)

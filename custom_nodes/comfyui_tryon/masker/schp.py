@@ -6,11 +6,11 @@ norms are folded into the convolutions; modules are named as the weights in the 
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..resampling import sample, warp_positions
 from .checkpoints import REMEDY, CheckpointError, as_weights, fold_norms, load_weights, read_torch
 
 # BGR statistics, which the published AutoMasker applies to RGB pixels.
@@ -72,15 +72,16 @@ class Schp(nn.Module):
         scale = (side - 1) / max(width - 1, height - 1, 1)
 
         def positions(count: int, step: float, other: int) -> torch.Tensor:
-            return torch.from_numpy(_opencv_positions(count, step, (other - 1) / 2)).to(device)
+            start = (other - 1) / 2 - (count - 1) / 2 * step  # both middles meet
+            return torch.from_numpy(warp_positions(count, step, start)).to(device)
 
         rows, columns = positions(side, 1 / scale, height), positions(side, 1 / scale, width)
-        pixels = (_sample(person.permute(2, 0, 1)[None].float(), rows, columns) + 0.5).floor() / 255
+        pixels = (sample(person.permute(2, 0, 1)[None].float(), rows, columns) + 0.5).floor() / 255
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
         logits = self(((pixels - mean) / std).to(dtype)).float()
         logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=True)
         rows, columns = positions(height, scale, side), positions(width, scale, side)
-        strips = [_sample(logits, strip, columns)[0].max(0).indices.to(torch.uint8) for strip in rows.split(_STRIP)]
+        strips = [sample(logits, strip, columns)[0].max(0).indices.to(torch.uint8) for strip in rows.split(_STRIP)]
         return torch.cat(strips)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -98,29 +99,6 @@ def _conv_of(norm: str) -> str:
     head, _, last = norm.rpartition(".")
     conv = last.replace("bn", "conv") if last.startswith("bn") else str(int(last) - 1) if last.isdigit() else last
     return f"{head}.{conv}" if head else conv
-
-
-def _opencv_positions(count: int, step: float, other_middle: float) -> np.ndarray:
-    """Places `count` pixels of one axis on an axis of another scale, so that both middles meet; float32 (count,).
-
-    `step` is the distance there of two neighbours here. Rounded to 1/32 pixel exactly as `cv2.warpAffine` does it: the
-    networks see pixels that were interpolated at these places.
-    """
-    start = other_middle - (count - 1) / 2 * step
-    fixed = np.rint(np.arange(count) * step * 1024) + np.rint(start * 1024)
-    return (np.floor((fixed + 16) / 32) / 32).astype(np.float32)
-
-
-def _sample(planes: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Reads `planes` (1, C, H, W) bilinearly where `rows` and `columns` cross; zero beyond the border."""
-    planes = F.pad(planes, (1, 1, 1, 1))
-    for axis, positions in ((2, rows), (3, columns)):
-        below = positions.floor()
-        last = planes.shape[axis] - 1
-        low, high = (planes.index_select(axis, (below + n).clamp(0, last).long()) for n in (1, 2))
-        fraction = positions - below
-        planes = torch.lerp(low, high, fraction[:, None] if axis == 2 else fraction)
-    return planes
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1) -> nn.Conv2d:

@@ -83,43 +83,20 @@ class SegformerMasker(ParserMasker):
         Raises:
             CheckpointError: a file is missing, damaged, unsafe or not of a SegFormer, or its labels are unknown.
         """
-        from transformers import SegformerForSemanticSegmentation  # 1.2 s of every start, if done above
-
         folder = Path(folder)
         for file in cls.missing_files(folder):
             raise CheckpointError(f"{file} is missing. Download the whole repository to this folder.")
-        config_file = folder / "config.json"
-        with reading(config_file):
-            config = json.loads(config_file.read_text("utf-8"))
-            kind, names = config.get("model_type"), config.get("id2label", {})
-            names = [names[str(index)].lower() for index in range(len(names))]
-        if kind != "segformer":
-            raise CheckpointError(f"{config_file} describes a {kind!r} model; give the folder of a SegFormer parser.")
+        names = read_labels(folder)
         known = _FASHN if set(names) == set(_FASHN) else _ATR
         unknown = [name for name in names if name not in known]
         if unknown or not names:
             found = f"has the label {unknown[0]!r}" if unknown else "has no labels"
             raise CheckpointError(
-                f"{config_file} {found}; give a parser with ATR's labels (such as segformer_b2_clothes) or "
+                f"{folder / 'config.json'} {found}; give a parser with ATR's labels (such as segformer_b2_clothes) or "
                 "fashn-human-parser's."
             )
         size = _trained_size(folder / "preprocessor_config.json")
-
-        safe = folder / "model.safetensors"
-        weights = safe if safe.is_file() else folder / "pytorch_model.bin"
-        with reading(weights), torch.random.fork_rng(devices=[]):
-            loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
-                folder,
-                local_files_only=True,
-                weights_only=True,
-                use_safetensors=weights == safe,
-                output_loading_info=True,
-            )
-        network, report = loaded
-        wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-        if wrong:
-            raise CheckpointError(f"{weights} does not fit its config.json at {wrong[0]!r}. Download both files again.")
-        return cls(network.to(dtype).requires_grad_(False).eval(), [known[name] for name in names], size)
+        return cls(read_network(folder).to(dtype), [known[name] for name in names], size)
 
     def _garment_maps(
         self, person: np.ndarray, cloth_type: str, largest: bool, callback: Callback
@@ -175,6 +152,47 @@ class SegformerMasker(ParserMasker):
         labels = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].max(0).indices
         small = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
         return np.array(small.resize((width, height), Image.Resampling.NEAREST))
+
+
+def read_labels(folder: Path) -> list[str]:
+    """Reads the names of a SegFormer's labels, in lower case, from its config.json.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or describes another model.
+    """
+    config_file = folder / "config.json"
+    with reading(config_file):
+        config = json.loads(config_file.read_text("utf-8"))
+        kind, names = config.get("model_type"), config.get("id2label", {})
+        names = [names[str(index)].lower() for index in range(len(names))]
+    if kind != "segformer":
+        raise CheckpointError(f"{config_file} describes a {kind!r} model; give the folder of a SegFormer parser.")
+    return names
+
+
+def read_network(folder: Path) -> nn.Module:
+    """Loads the network of a downloaded SegFormer repository, float32 on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, unsafe or of another network.
+    """
+    from transformers import SegformerForSemanticSegmentation  # 1.2 s of every start, if done above
+
+    safe = folder / "model.safetensors"
+    weights = safe if safe.is_file() else folder / "pytorch_model.bin"
+    with reading(weights), torch.random.fork_rng(devices=[]):
+        loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
+            folder,
+            local_files_only=True,
+            weights_only=True,
+            use_safetensors=weights == safe,
+            output_loading_info=True,
+        )
+    network, report = loaded
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise CheckpointError(f"{weights} does not fit its config.json at {wrong[0]!r}. Download both files again.")
+    return network.float().requires_grad_(False).eval()
 
 
 def _trained_size(file: Path) -> tuple[int, int]:

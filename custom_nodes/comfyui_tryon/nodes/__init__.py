@@ -6,6 +6,7 @@ A node reads its inputs, calls the model code and hands the image on.
 from typing import Any
 
 from .catvton import TryOnCatVTON, TryOnLoadCatVTON
+from .fashn import TryOnFashn, TryOnLoadFashn
 from .framing import TryOnCrop, TryOnPaste, TryOnRepaint
 from .masks import TryOnAutoMasker, TryOnLoadAutoMasker
 from .published import AutoMasker, CatVTON, LoadAutoMasker, LoadCatVTONPipeline
@@ -14,6 +15,8 @@ from .request import TryOnGarmentImage, TryOnMaskImage, TryOnOutput, TryOnPerson
 _CLASSES = (
     TryOnLoadCatVTON,
     TryOnCatVTON,
+    TryOnLoadFashn,
+    TryOnFashn,
     TryOnLoadAutoMasker,
     TryOnAutoMasker,
     TryOnPersonImage,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .. import exchange
 from ..framing.paste import cut, paste
@@ -39,7 +40,10 @@ class TryOnCrop:
         return {
             "required": {
                 "person": ("IMAGE", {"tooltip": "The whole person image."}),
-                "mask": ("IMAGE", {"tooltip": "White where the garment goes, in the person image's frame."}),
+                "mask": (
+                    "IMAGE",
+                    {"tooltip": "White where the garment goes, in the person image's frame. Without one, the whole."},
+                ),
             },
             "optional": {
                 "width": ("INT", {"default": 768, **SIDE, "tooltip": "The sampler's."}),
@@ -55,13 +59,16 @@ class TryOnCrop:
     def crop(
         self,
         person: torch.Tensor,
-        mask: torch.Tensor,
+        mask: torch.Tensor | None,
         width: int = 768,
         height: int = 1024,
         zoom: str = "auto",
         framing: str = FRAMINGS[0],
-    ) -> tuple[torch.Tensor, torch.Tensor, Window]:
-        whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Window]:
+        whole = to_pil(person, "person")
+        if mask is None:  # of a request without one, for a sampler that needs none and fits the whole image itself
+            return person, None, Window(0, 0, *whole.size)
+        white = to_pil(mask, "mask").convert("L")
         if white.size != whole.size:
             raise ValueError(f"mask is {white.size}, person {whole.size}; both must have one size.")
         size = (width, height)
@@ -89,7 +96,7 @@ class TryOnPaste:
             "required": {
                 "person": ("IMAGE", {"tooltip": "The whole person image."}),
                 "result": ("IMAGE", {"tooltip": "What the sampler made of the part."}),
-                "mask": ("IMAGE", {"tooltip": "The mask that Try-on Crop was given."}),
+                "mask": ("IMAGE", {"tooltip": "The mask that Try-on Crop was given. Without one, the whole changes."}),
                 "window": ("TRYON_WINDOW", {"tooltip": "From Try-on Crop."}),
             },
             "optional": {"framing": FRAMING, "feather": FEATHER},
@@ -100,17 +107,21 @@ class TryOnPaste:
         self,
         person: torch.Tensor,
         result: torch.Tensor,
-        mask: torch.Tensor,
+        mask: torch.Tensor | None,
         window: Window,
         framing: str = FRAMINGS[0],
         feather: int = 12,
         token: str = "",
         node: str = "",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        whole, white = to_pil(person, "person"), to_pil(mask, "mask").convert("L")
+        whole = to_pil(person, "person")
         size = (result.shape[2], result.shape[1])
         request = exchange.find(token) if token else None
-        if request:
+        if mask is None:
+            white, feather = Image.new("L", whole.size, 255), 0
+        else:
+            white = to_pil(mask, "mask").convert("L")
+        if request and mask is not None:
             request.warnings += doubts(np.asarray(white) >= 128, window, size)
         seen = window
         if framing == "model":

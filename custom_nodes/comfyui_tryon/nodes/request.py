@@ -54,7 +54,7 @@ class _InputImage:
         path = None if token else _input_path(image)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
-    def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor, ...]:
+    def load(self, image: str = "", token: str = "") -> tuple[Any, ...]:
         pixels = self._pixels(image, token)
         if pixels is None:
             raise _no_image(self)
@@ -100,7 +100,7 @@ class TryOnMaskImage(_InputImage):
     DISPLAY_NAME = "Try-on Mask Image"
     DESCRIPTION = (
         "The mask of the request (mask_image) or the chosen one; without one, what is painted on the person; without "
-        "that, what is linked to automatic, which runs only then."
+        "that, what is linked to automatic, which runs only then. Without any, an error, or no mask if required is off."
     )
     OUTPUT_TOOLTIPS = ("White where the garment goes.",)
     FIELD = "mask_image"
@@ -110,10 +110,16 @@ class TryOnMaskImage(_InputImage):
     def INPUT_TYPES(cls) -> dict:
         automatic = ("IMAGE", {"lazy": True, "tooltip": "From Auto Mask Generation."})
         painted = ("MASK", {"tooltip": "From Try-on Person Image: what is painted on it."})
-        return {**super().INPUT_TYPES(), "optional": {"automatic": automatic, "painted": painted}}
+        required = ("BOOLEAN", {"default": True, "tooltip": "off: for samplers that need no mask."})
+        return {**super().INPUT_TYPES(), "optional": {"automatic": automatic, "painted": painted, "required": required}}
 
     def check_lazy_status(
-        self, image: str = "", token: str = "", painted: torch.Tensor | None = None, **linked: Any
+        self,
+        image: str = "",
+        token: str = "",
+        painted: torch.Tensor | None = None,
+        required: bool = True,
+        **linked: Any,
     ) -> list[str]:
         """Asks the host for `automatic` where it is linked (`linked` then has it) and there is no other mask."""
         given = self.FIELD in exchange.find(token).images if token else _input_path(image) is not None
@@ -125,13 +131,14 @@ class TryOnMaskImage(_InputImage):
         token: str = "",
         automatic: torch.Tensor | None = None,
         painted: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+        required: bool = True,
+    ) -> tuple[Any, ...]:
         pixels = self._pixels(image, token)
         if pixels is not None:
             return (from_uint8(pixels)[None],)
         if painted is not None and _is_painted(painted):
             return (painted[..., None].expand(-1, -1, -1, 3),)
-        if automatic is None:
+        if automatic is None and required:
             raise _no_image(self)
         return (automatic,)
 

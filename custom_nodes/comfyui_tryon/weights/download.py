@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import ATTENTION_FOLDERS, LICENCES, SEGFORMER, Needed, to_download
+from .files import ATTENTION_FOLDERS, LICENCES, MODELS, SEGFORMER, Needed, folder_of, to_download
 
 LOCK = "tryon-weights.lock.json"
 
@@ -54,7 +54,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str, str]) -> None:
-    """Fetches the files of `wanted` into `folder`/NAME for each repository OWNER/NAME, and locks them.
+    """Fetches the files of `wanted` into each repository's folder in `folder`, and locks them.
 
     Files that the lock file records must have the same commit, size and sha256. A repository named in `revisions` moves
     to that branch, tag or commit instead, and a file seen for the first time is recorded.
@@ -75,7 +75,7 @@ class _Fetch:
 
     def __init__(self, folder: Path, repository: str, lock: dict[str, dict[str, Any]]) -> None:
         self._folder = folder
-        self._target = folder / repository.rsplit("/", 1)[-1]
+        self._target = folder / folder_of(repository)
         self._repository = repository
         self._lock = lock
 
@@ -241,10 +241,11 @@ def _say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fetches the weight files.")
     parser.add_argument(
-        "repositories",
+        "names",
         nargs="*",
-        metavar="REPOSITORY[@REVISION]",
-        help=f"moves one of the repositories to a branch, tag or commit; {SEGFORMER} is fetched only when named",
+        metavar="MODEL | REPOSITORY[@REVISION]",
+        help=f"models: {', '.join(MODELS)} (default: {MODELS[0]}); moves a repository to a branch, tag or "
+        f"commit; {SEGFORMER} and {MODELS[-1]}, not for commercial use, are fetched only when named",
     )
     parser.add_argument(
         "--attention",
@@ -257,10 +258,13 @@ def main() -> None:
     attention = options.attention.split(",")
     if unknown := set(attention) - set(ATTENTION_FOLDERS):
         parser.error(f"unknown attention version {unknown.pop()!r}; choose from {', '.join(ATTENTION_FOLDERS)}")
-    named = dict(name.partition("@")[::2] for name in options.repositories)
-    wanted = to_download(attention, segformer=SEGFORMER in named)
+    named = dict(name.partition("@")[::2] for name in options.names)
+    models = [name for name in options.names if name in MODELS]
+    wanted = to_download(attention, SEGFORMER in named, models or MODELS[:1])
+    named = {name: revision for name, revision in named.items() if name not in models}
     if unknown := set(named) - set(wanted):
-        parser.error(f"unknown repository {unknown.pop()!r}; choose from {', '.join([*wanted, SEGFORMER])}")
+        choices = ", ".join([*MODELS, *wanted, SEGFORMER])
+        parser.error(f"unknown model or repository {unknown.pop()!r}; choose from {choices}")
     try:
         folder = options.to or _default_folder()
         download(folder, wanted, {name: revision for name, revision in named.items() if revision})

@@ -4,11 +4,15 @@ Imports nothing but the standard library, so that the image's download stage nee
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 VAE = "stabilityai/sd-vae-ft-mse"
 CATVTON = "zhengchong/CatVTON"
 SEGFORMER = "mattmdjaga/segformer_b2_clothes"
+FASHN = "fashn-ai/fashn-vton-1.5"
+DWPOSE = "fashn-ai/DWPose"
+HUMAN_PARSER = "fashn-ai/fashn-human-parser"
 
 # Repositories that are gone or unmaintained, and the one that serves the same files.
 MOVED = {
@@ -16,11 +20,28 @@ MOVED = {
     "booksforcharlie/stable-diffusion-inpainting": BASE,
 }
 
+# Where a repository's files go under the models folder, if not to a folder of its name.
+FOLDERS = {DWPOSE: "fashn-vton-1.5/dwpose", HUMAN_PARSER: "fashn-vton-1.5/human-parser"}
+
+
+class Licence(NamedTuple):
+    """States under which terms weights may be used."""
+
+    name: str
+    commercial_use: bool
+
+    def __str__(self) -> str:
+        return self.name if self.commercial_use else f"{self.name}, not for commercial use"
+
+
 LICENCES = {
-    BASE: "CreativeML Open RAIL-M",
-    VAE: "MIT",
-    CATVTON: "CC BY-NC-SA 4.0, not for commercial use",
-    SEGFORMER: "see its model card, not for commercial use",
+    BASE: Licence("CreativeML Open RAIL-M", True),
+    VAE: Licence("MIT", True),
+    CATVTON: Licence("CC BY-NC-SA 4.0", False),
+    SEGFORMER: Licence("see its model card", False),
+    FASHN: Licence("Apache-2.0", True),
+    DWPOSE: Licence("Apache-2.0", True),
+    HUMAN_PARSER: Licence("NVIDIA Source Code License for SegFormer", False),
 }
 
 # catvton/ and masker/ hold these names too: importing them from there would load torch, and models know nothing of
@@ -33,6 +54,11 @@ MASKER_NAMES = [
     "SCHP/exp-schp-201908261155-lip.pth",
     "DensePose/model_final_162be9.pkl",
 ]
+
+DWPOSE_NAMES = ["yolox_l.onnx", "dw-ll_ucoco_384.onnx"]
+PARSER_FOLDER = "human-parser"
+# What a download can be asked for besides repositories. The last has terms that a user has to know: only by its name.
+MODELS = ("catvton", "fashn", "fashn-human-parser")
 
 # One entry per file: the names that it may have, best first.
 Needed = Sequence[Sequence[str]]
@@ -58,23 +84,56 @@ def parser_files(parser: str) -> Needed:
     return [[name] for name in MASKER_NAMES]
 
 
-def to_download(attention: Sequence[str] = ("mix",), segformer: bool = False) -> Mapping[str, Needed]:
-    """Returns what a download fetches, by repository: the files of the bundled workflows, and the options chosen."""
-    attentions = [names for version in attention for names in attention_files(version)]
-    wanted = {
-        BASE: [*base_files(), ["scheduler/scheduler_config.json"]],
-        VAE: vae_files(),
-        CATVTON: [*attentions, *parser_files("schp_densepose")],
-    }
-    return wanted | ({SEGFORMER: parser_files("segformer")} if segformer else {})
+def fashn_files() -> Needed:
+    return [["model.safetensors"], *([f"dwpose/{name}"] for name in DWPOSE_NAMES)]
+
+
+def human_parser_files() -> Needed:
+    return [["config.json"], ["model.safetensors"]]
+
+
+def folder_of(repository: str) -> str:
+    """Returns the folder of a repository's files, relative to the models folder."""
+    return FOLDERS.get(repository, repository.rsplit("/", 1)[-1])
+
+
+def to_download(
+    attention: Sequence[str] = ("mix",), segformer: bool = False, models: Sequence[str] = MODELS[:1]
+) -> Mapping[str, Needed]:
+    """Returns what a download of some of `MODELS` fetches, by repository, with the options chosen."""
+    wanted: dict[str, Needed] = {}
+    if "catvton" in models:
+        attentions = [names for version in attention for names in attention_files(version)]
+        wanted |= {
+            BASE: [*base_files(), ["scheduler/scheduler_config.json"]],
+            VAE: vae_files(),
+            CATVTON: [*attentions, *parser_files("schp_densepose")],
+        }
+    if segformer:
+        wanted[SEGFORMER] = parser_files("segformer")
+    if "fashn" in models:
+        wanted |= {FASHN: [["model.safetensors"]], DWPOSE: [[name] for name in DWPOSE_NAMES]}
+    if "fashn-human-parser" in models:
+        wanted[HUMAN_PARSER] = human_parser_files()
+    return wanted
 
 
 def download_options(path: str, name: str) -> str | None:
     """Returns the options of the download that fetches file `name` of a node's `path`, or None if none does."""
     version = next((version for version, folder in ATTENTION_FOLDERS.items() if name.startswith(f"{folder}/")), "mix")
-    for repository, needed in to_download([version], segformer=True).items():
-        if path.rsplit("/", 1)[-1] == repository.rsplit("/", 1)[-1] and any(name in names for names in needed):
-            if repository == SEGFORMER:
-                return repository
-            return "" if version == "mix" else f"--attention {version}"
+    wanted = f"{path.rsplit('/', 1)[-1]}/{name}"
+    for repository, needed in to_download([version], segformer=True, models=MODELS).items():
+        if any(wanted == f"{folder_of(repository)}/{file}" for names in needed for file in names):
+            return options_of(repository, version)
     return None
+
+
+def options_of(repository: str, version: str = "mix") -> str:
+    """Returns the options of the download that fetches a repository, with an attention version of CatVTON's."""
+    if repository == SEGFORMER:
+        return repository
+    if repository in (FASHN, DWPOSE):
+        return "fashn"
+    if repository == HUMAN_PARSER:
+        return "fashn-human-parser"
+    return "" if version == "mix" else f"--attention {version}"

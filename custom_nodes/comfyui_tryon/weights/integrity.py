@@ -9,6 +9,7 @@ from typing import Any
 
 from .command import download_command
 from .download import file_sha256, read_lock
+from .files import ATTENTION_FOLDERS, FASHN, MODELS, folder_of, options_of, to_download
 
 ATTENTION_COUNT = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
 
@@ -30,6 +31,8 @@ def quick_damage(path: Path) -> str | None:
             _read_json(path.read_bytes())
         elif path.suffix == ".safetensors":
             read_header(path)
+        elif path.suffix == ".onnx":
+            _check_onnx(path)
         else:
             _check_ends(path)
     except ValueError as error:
@@ -59,18 +62,28 @@ def fix_command(path: Path) -> str:
     """Returns the command that makes a file readable, or fetches a damaged one again."""
     if not os.access(path, os.R_OK):
         return f"chmod a+r {path}"
-    for folder in path.parents[:3]:
-        if read_lock(folder.parent):
-            return download_command(folder=folder.parent)
-    return f"rm {path} && {download_command()}"
+    options = _options(path)
+    for folder in path.parents[1:4]:
+        if read_lock(folder):
+            return download_command(options, folder=folder)
+    return f"rm {path} && {download_command(options)}"
+
+
+def _options(path: Path) -> str:
+    """Returns the options of the download that fetches the file at `path`, as far as its place says so."""
+    for repository, needed in to_download(tuple(ATTENTION_FOLDERS), segformer=True, models=MODELS).items():
+        if any(path.match(f"*/{folder_of(repository)}/{name}") for names in needed for name in names):
+            return options_of(repository)
+    return ""
 
 
 def lock_entry(path: Path) -> Mapping[str, Any] | None:
     """Returns the size and the sha256 that the lock file of a weight file's download records; None if it has none."""
-    for folder in path.parents[:3]:
-        for repository, entry in read_lock(folder.parent).items():
-            if repository.rsplit("/", 1)[-1] == folder.name:
-                return entry["files"].get(str(path.relative_to(folder)))
+    for root in path.parents[1:4]:
+        for repository, entry in read_lock(root).items():
+            folder = root / folder_of(repository)
+            if path.is_relative_to(folder) and (found := entry["files"].get(path.relative_to(folder).as_posix())):
+                return found
     return None
 
 
@@ -118,9 +131,45 @@ def _check_ends(path: Path) -> None:
         raise ValueError("is cut short")
 
 
+def _check_onnx(path: Path) -> None:
+    """Raises ValueError if a file is not the list of fields, each with its length, that an ONNX model is."""
+    size, graph = path.stat().st_size, 7
+    with open(path, "rb") as stream:
+
+        def number() -> int:
+            value = 0
+            for shift in range(0, 64, 7):
+                byte = stream.read(1)
+                if not byte:
+                    raise ValueError("is cut short")
+                value |= (byte[0] & 127) << shift
+                if byte[0] < 128:
+                    return value
+            raise ValueError("is not an ONNX file")
+
+        found = set()
+        while stream.tell() < size:
+            field, kind = divmod(number(), 8)
+            found.add(field)
+            if kind == 0:
+                number()
+            elif kind == 2:
+                length = number()
+                if length > size - stream.tell():
+                    raise ValueError("is cut short, or not an ONNX file")
+                stream.seek(length, os.SEEK_CUR)
+            else:
+                raise ValueError("is not an ONNX file")
+    if graph not in found:
+        raise ValueError("is cut short, or not an ONNX file")
+
+
 def _wrong_model(path: Path, tensors: Mapping[str, Mapping[str, Any]]) -> str | None:
     if path.parent.name == "attention":
         return None if len(tensors) >= ATTENTION_COUNT else f"has {len(tensors)} tensors, not {ATTENTION_COUNT}"
+    if path.parent.name == folder_of(FASHN):
+        shape = tensors.get("x_embedder.proj.weight", {}).get("shape", [])
+        return None if shape[1:2] == [7] else "is not FASHN VTON's: x_embedder.proj.weight does not take 7 channels"
     if path.parent.name == "unet":
         shape = tensors.get("conv_in.weight", {}).get("shape", [])
         return None if shape[1:2] == [9] else "is not an inpainting model: conv_in.weight does not take 9 channels"

@@ -7,7 +7,21 @@ loaded.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .files import ATTENTION_FOLDERS, BASE, CATVTON, VAE, Needed, attention_files, base_files, parser_files, vae_files
+from .files import (
+    ATTENTION_FOLDERS,
+    BASE,
+    CATVTON,
+    DWPOSE,
+    FASHN,
+    SEGFORMER,
+    VAE,
+    Needed,
+    attention_files,
+    base_files,
+    fashn_files,
+    parser_files,
+    vae_files,
+)
 
 # The first of each is the default.
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -25,10 +39,12 @@ class Loader:
     Attributes:
         defaults: its inputs up to the last one that chooses files, in the order in which the web page saves them.
         needs: returns what a value for each of them, by name, needs.
+        sources: returns the repositories that publish what a value for each of them, by name, loads.
     """
 
     defaults: Mapping[str, str]
     needs: Callable[..., Needs]
+    sources: Callable[..., Sequence[str]]
 
 
 def pipeline_needs(
@@ -47,6 +63,23 @@ def masker_needs(catvton_path: str, parser: str) -> Needs:
     return [] if parser == "geometric" else [(catvton_path, parser_files(parser))]
 
 
+def pipeline_sources(**inputs: str) -> Sequence[str]:
+    return [BASE, VAE, CATVTON]
+
+
+def masker_sources(catvton_path: str, parser: str) -> Sequence[str]:
+    return {"schp_densepose": [CATVTON], "segformer": [SEGFORMER]}.get(parser, [])
+
+
+def fashn_needs(fashn_path: str) -> Needs:
+    """Returns the needs of FASHN VTON without its human parser, which is optional."""
+    return [(fashn_path, fashn_files())]
+
+
+def fashn_sources(fashn_path: str) -> Sequence[str]:
+    return [FASHN, DWPOSE]
+
+
 LOADERS = {
     "TryOnLoadCatVTON": Loader(
         {
@@ -57,8 +90,10 @@ LOADERS = {
             "vae_path": VAE,
         },
         pipeline_needs,
+        pipeline_sources,
     ),
-    "TryOnLoadAutoMasker": Loader({"catvton_path": CATVTON, "parser": PARSERS[0]}, masker_needs),
+    "TryOnLoadAutoMasker": Loader({"catvton_path": CATVTON, "parser": PARSERS[0]}, masker_needs, masker_sources),
+    "TryOnLoadFashn": Loader({"fashn_path": FASHN}, fashn_needs, fashn_sources),
 }
 LOADERS |= {  # their names in the published pack
     "LoadCatVTONPipeline": LOADERS["TryOnLoadCatVTON"],

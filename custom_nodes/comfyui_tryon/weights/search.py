@@ -12,8 +12,8 @@ from typing import Any
 from ..demo import checkpoint as demo_checkpoint
 from ..settings import PROJECT, settings
 from .command import download_command
-from .files import MOVED, Needed, download_options
-from .loaders import LOADERS, Needs, masker_needs, pipeline_needs
+from .files import MODELS, MOVED, Needed, download_options
+from .loaders import LOADERS, Needs, fashn_needs, masker_needs, pipeline_needs
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ class WeightsMissing(FileNotFoundError):
         self.missing = missing
         found = [download_options(path, name) for path, name in missing]
         options = {option for option in found if option is not None}
-        # the others fetch what the plain command does, and more
-        self.commands = [download_command(option) for option in sorted(options - {""} or options)]
+        if options.difference(("", *MODELS)):  # which fetch what the plain command does, and more
+            options.discard("")
+        self.commands = [download_command(option) for option in sorted(options)]
         lines = ["Missing weight files:", *(f"  {path}: {name}" for path, name in missing)]
         lines += ["Looked under:", *(f"  {folder}" for folder in folders)]
         if None in found:
@@ -66,6 +67,15 @@ def parser_folder(path: str, parser: str) -> Path:
         WeightsMissing
     """
     return resolve_all(masker_needs(path, parser))[0]
+
+
+def fashn_folder(path: str) -> Path:
+    """Returns the folder with FASHN VTON's weights.
+
+    Raises:
+        WeightsMissing
+    """
+    return resolve_all(fashn_needs(path))[0]
 
 
 def resolve_all(wanted: Needs) -> list[Path]:
@@ -147,7 +157,7 @@ def _comfyui_folders() -> list[Path]:
     if folder_paths is None:
         return []
     models = Path(folder_paths.models_dir)
-    registered = [folder_paths.folder_names_and_paths.get(kind, ([],))[0] for kind in ("CatVTON", "diffusers")]
+    registered = [folder_paths.folder_names_and_paths.get(kind, ([],))[0] for kind in ("CatVTON", "fashn", "diffusers")]
     return [*(Path(folder) for folders in registered for folder in folders), models / "huggingface", models]
 
 

@@ -11,8 +11,9 @@ from urllib.parse import unquote
 
 from ..engine.interface import is_link
 from ..schema import PARAMETERS
-from .binding import FIELDS, IMAGE_OUTPUTS, REQUIRED_IMAGES, TAG, TITLES, Graph
+from .binding import FIELDS, IMAGE_OUTPUTS, REQUIRED_IMAGES, TITLES, Graph
 from .format import WorkflowInvalid
+from .parameters import TAG
 
 PERSON = re.compile(r"person|people|human|model|body|target|subject|\bm[ae]n\b|wom[ae]n|customer|user|portrait", re.I)
 GARMENT = re.compile(r"garment|cloth|outfit|apparel|fashion|shirt|dress|wear|reference|product|\btop\b|item", re.I)

@@ -9,10 +9,12 @@ from typing import Any
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..reply_models import BoundWorkflow
-from ..schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
+from ..schema import IMAGE_FIELDS, TryonRequest
+from ..weights.files import Licence
 from .advice import no_output, no_place
 from .format import WorkflowInvalid
-from .parameters import Seeding, limits, seeding
+from .licences import licence_of
+from .parameters import Seeding, as_input, find_parameters, inputs_of, limits, seeding, title_of
 
 Graph = Mapping[str, dict[str, Any]]
 
@@ -22,7 +24,6 @@ INPUT_CLASSES = {field: name for name, field in FIELDS.items()}
 REQUIRED_IMAGES = [field for field in IMAGE_FIELDS if TryonRequest.model_fields[field].is_required()]
 # Titles by which a core LoadImage stands for an image field.
 TITLES = {"target person": "person_image", "reference garment": "garment_image"} | {name: name for name in IMAGE_FIELDS}
-TAG = "[tryon:"
 IMAGE_OUTPUTS = ("SaveImage", "PreviewImage")
 
 
@@ -42,6 +43,7 @@ class Workflow:
         mask_required: whether a request must send a mask.
         request_independent: ids of the nodes that do not depend on a request's images.
         told: for each of the nodes that are told which request they run for, its hidden inputs.
+        licence: of the weights that it loads, if there are any.
         pasted: for each of the outputs, the id of the TryOnPaste that its images come from, if there is one.
     """
 
@@ -57,6 +59,7 @@ class Workflow:
     request_independent: frozenset[str]
     told: Mapping[str, set[str]]
     pasted: Mapping[str, str]
+    licence: Licence | None
 
     @property
     def gives_mask(self) -> bool:
@@ -84,6 +87,8 @@ class Workflow:
             outputs=list(self.outputs),
             seed="used" if "seed" in self.parameters else "none",
             mask="required" if self.mask_required else "optional" if self.inputs.get("mask_image") else "none",
+            licence=self.licence.name if self.licence else None,
+            commercial_use=self.licence is None or self.licence.commercial_use,
             problem=problem,
         )
 
@@ -101,7 +106,7 @@ class Workflow:
             prompt[node]["inputs"]["place"] = place
         for parameter, value in values.items():
             for node, name in self.parameters.get(parameter, ()):
-                prompt[node]["inputs"][name] = value == "box" if name == "square" else value
+                prompt[node]["inputs"][name] = as_input(name, value)
         return prompt
 
 
@@ -122,7 +127,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
     images = set(chain(*inputs.values()))
     _check_masks(graph, images)
     graph |= {node: _own_input(graph[node], field) for field, nodes in inputs.items() for node in nodes}
-    parameters = _find_parameters(graph)
+    parameters = find_parameters(graph)
     return Workflow(
         name=name,
         version=version,
@@ -132,10 +137,11 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         limits=limits(graph, parameters, classes),
         outputs=outputs,
         seeding={node: seeding(graph, _ancestors(graph, [node]), parameters) for node in outputs},
-        mask_required=any("automatic" not in graph[node]["inputs"] for node in inputs.get("mask_image", ())),
+        mask_required=any(_needs_mask(graph[node]["inputs"]) for node in inputs.get("mask_image", ())),
         request_independent=frozenset(graph) - _descendants(graph, images),
-        told={node: found for node in graph if "token" in (found := _inputs_of(graph[node]["class_type"], "hidden"))},
+        told={node: found for node in graph if "token" in (found := inputs_of(graph[node]["class_type"], "hidden"))},
         pasted={node: paste for node in outputs if (paste := _last_paste(graph, node)) is not None},
+        licence=licence_of(graph, classes),
     )
 
 
@@ -145,7 +151,7 @@ def _find_inputs(graph: Graph) -> dict[str, list[str]]:
     for node, entry in graph.items():
         field = FIELDS.get(entry["class_type"])
         if entry["class_type"] == "LoadImage":
-            field = TITLES.get(_title(entry).strip().lower())
+            field = TITLES.get(title_of(entry).strip().lower())
         if field:
             inputs.setdefault(field, []).append(node)
     for field in REQUIRED_IMAGES:
@@ -198,49 +204,6 @@ def _last_paste(graph: Graph, output: str) -> str | None:
     return last.pop() if len(last) == 1 else None
 
 
-def _find_parameters(graph: Graph) -> dict[str, list[tuple[str, str]]]:
-    """Returns the (node id, input name) pairs that each parameter replaces: on the pack's own and on tagged nodes."""
-    parameters: dict[str, list[tuple[str, str]]] = {}
-    for node, entry in graph.items():
-        replaceable = _tagged(node, entry) | _declared(entry["class_type"])
-        for parameter, names in PARAMETERS.items():
-            for name in names:
-                # linked inputs stay linked: the author chose where their values come from
-                if name in replaceable and not is_link(entry["inputs"].get(name)):
-                    parameters.setdefault(parameter, []).append((node, name))
-    return parameters
-
-
-def _declared(class_type: str) -> set[str]:
-    """Returns the input names of one of the pack's own nodes, and none for the nodes of others."""
-    return _inputs_of(class_type, "required", "optional")
-
-
-def _inputs_of(class_type: str, *kinds: str) -> set[str]:
-    cls = NODE_CLASS_MAPPINGS.get(class_type)
-    declared = cls.INPUT_TYPES() if cls else {}
-    return {name for kind in kinds for name in declared.get(kind, ())}
-
-
-def _tagged(node: str, entry: dict) -> set[str]:
-    """Returns the names of the inputs that a title such as `Sampler [tryon: seed, steps]` lists."""
-    # splitting, not a pattern, because a title can have megabytes
-    _, tag, listed = _title(entry).rstrip().rpartition(TAG)
-    if not tag or not listed.endswith("]"):
-        return set()
-    names = {name for part in listed[:-1].split(",") if (name := part.strip())}
-    known = set(chain(*PARAMETERS.values()))
-    for name in sorted(names):
-        where = f"node {node} is tagged with {name[:64]!r}, which"
-        if name not in known:
-            raise WorkflowInvalid(f"{where} requests cannot set; they can set {', '.join(sorted(known))}")
-        if name not in entry["inputs"]:
-            raise WorkflowInvalid(f"{where} it has no value for; it has {', '.join(entry['inputs'])}")
-        if is_link(entry["inputs"][name]):
-            raise WorkflowInvalid(f"{where} is linked; requests replace only values, so remove the link or the tag")
-    return names
-
-
 def _own_output(entry: dict) -> dict:
     if entry["class_type"] == "TryOnOutput":
         return entry
@@ -253,6 +216,11 @@ def _own_input(entry: dict, field: str) -> dict:
     return {**entry, "class_type": INPUT_CLASSES[field], "inputs": {"image": ""}}
 
 
+def _needs_mask(inputs: Mapping[str, Any]) -> bool:
+    """Whether a node with these inputs takes the mask of a request and has none otherwise."""
+    return "automatic" not in inputs and inputs.get("required") is not False
+
+
 def _check_masks(graph: Graph, images: set[str]) -> None:
     """Refuses a graph that uses the MASK output of a LoadImage: a request's images are decoded without alpha."""
     for node, entry in graph.items():
@@ -262,10 +230,6 @@ def _check_masks(graph: Graph, images: set[str]) -> None:
                     f"node {node} uses the MASK output of node {origin}, which request images do not have: "
                     "make the mask from its IMAGE output with ImageToMask"
                 )
-
-
-def _title(entry: dict) -> str:
-    return str(entry.get("_meta", {}).get("title", ""))
 
 
 def _links(entry: dict) -> list[list]:

@@ -1,14 +1,77 @@
-"""What a graph makes of a request's parameters: which seeds its images have, and which values its nodes take."""
+"""Finds what a graph makes of a request's parameters: where they go, as which values, and which images have seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
+from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
-from ..schema import SIDE_MAX, SIDE_MIN, SIDE_STEP
+from ..schema import GARMENT_CATEGORIES, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
+from .format import WorkflowInvalid
+
+TAG = "[tryon:"
 
 # Whether the images of an output depend on no seed, on the request's as a whole, or each on one of its own.
 Seeding = Literal["none", "one", "each"]
 Places = Mapping[str, Sequence[tuple[str, str]]]
+
+
+def find_parameters(graph: Mapping[str, dict]) -> dict[str, list[tuple[str, str]]]:
+    """Returns the (node id, input name) pairs that each parameter replaces: on the pack's own and on tagged nodes."""
+    parameters: dict[str, list[tuple[str, str]]] = {}
+    classes = {NODE_CLASS_MAPPINGS.get(entry["class_type"]) for entry in graph.values()}
+    fixed = {name for cls in classes for name in getattr(cls, "FIXED", ())}
+    for node, entry in graph.items():
+        replaceable = _tagged(node, entry) | (_declared(entry["class_type"]) - fixed)
+        for parameter, names in PARAMETERS.items():
+            for name in names:
+                # linked inputs stay linked: the author chose where their values come from
+                if name in replaceable and not is_link(entry["inputs"].get(name)):
+                    parameters.setdefault(parameter, []).append((node, name))
+    return parameters
+
+
+def _declared(class_type: str) -> set[str]:
+    """Returns the input names of one of the pack's own nodes, and none for the nodes of others."""
+    return inputs_of(class_type, "required", "optional")
+
+
+def inputs_of(class_type: str, *kinds: str) -> set[str]:
+    """Returns the names of the required, optional or hidden inputs of one of the pack's own nodes."""
+    cls = NODE_CLASS_MAPPINGS.get(class_type)
+    declared = cls.INPUT_TYPES() if cls else {}
+    return {name for kind in kinds for name in declared.get(kind, ())}
+
+
+def _tagged(node: str, entry: dict) -> set[str]:
+    """Returns the names of the inputs that a title such as `Sampler [tryon: seed, steps]` lists."""
+    # splitting, not a pattern, because a title can have megabytes
+    _, tag, listed = title_of(entry).rstrip().rpartition(TAG)
+    if not tag or not listed.endswith("]"):
+        return set()
+    names = {name for part in listed[:-1].split(",") if (name := part.strip())}
+    known = set(chain(*PARAMETERS.values()))
+    for name in sorted(names):
+        where = f"node {node} is tagged with {name[:64]!r}, which"
+        if name not in known:
+            raise WorkflowInvalid(f"{where} requests cannot set; they can set {', '.join(sorted(known))}")
+        if name not in entry["inputs"]:
+            raise WorkflowInvalid(f"{where} it has no value for; it has {', '.join(entry['inputs'])}")
+        if is_link(entry["inputs"][name]):
+            raise WorkflowInvalid(f"{where} is linked; requests replace only values, so remove the link or the tag")
+    return names
+
+
+def title_of(entry: dict) -> str:
+    """Returns the title that a node has in the page, or an empty one."""
+    return str(entry.get("_meta", {}).get("title", ""))
+
+
+def as_input(name: str, value: Any) -> Any:
+    """Returns a parameter's value as the node input `name` takes it."""
+    if name == "square":
+        return value == "box"
+    return GARMENT_CATEGORIES[value] if name == "category" else value
 
 
 def seeding(graph: Mapping[str, dict], needed: Iterable[str], parameters: Places) -> Seeding:

@@ -15,6 +15,10 @@ ClothType = Literal[
     "inner",
     "outer",
 ]
+GarmentPhoto = Literal[
+    "flat-lay",
+    "model",
+]
 MaskShape = Literal[
     "outline",
     "box",
@@ -109,9 +113,14 @@ class Fields(TypedDict, total=False):
     """The optional fields of a request. None leaves a field out."""
 
     cloth_type: ClothType | Sequence[ClothType] | None
-    """What the automatic mask covers: one for all garments, or one for each. Aliases: tops (upper), upper_body
-    (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses (overall), dress (overall), full
-    (overall). Default: "upper".
+    """What the garment is, and so what the automatic mask covers: one for all garments, or one for each. Aliases:
+    tops (upper), upper_body (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses
+    (overall), dress (overall), full (overall). Default: "upper".
+    """
+
+    garment_photo: GarmentPhoto | None
+    """model: somebody wears the garment in its image. Where it is left out, the workflow's: flat-lay in the
+    bundled one that tells them apart.
     """
 
     mask_shape: MaskShape | None
@@ -193,6 +202,12 @@ class BoundWorkflow:
     """none: the graph takes no seed from requests, and its replies state none."""
 
     mask: BoundWorkflowMask = "none"
+
+    licence: str | None = None
+    """Of the weights that it loads; absent if there are none."""
+
+    commercial_use: bool = False
+    """Whether the licences of all weights that it loads allow commercial use."""
 
     problem: str | None = None
     """Why the current file is refused; the last good version is served, if there is one."""
