@@ -335,12 +335,13 @@ def test_an_image_that_was_uploaded_has_no_bytes():
         image.bytes  # noqa: B018
 
 
-def test_each_upload_url_is_a_part_of_the_form(send):
+def test_fields_are_parts_of_a_form_and_each_of_several_values_is_one(send):
     scripted = Scripted([ok()])
     uploads = ["https://bucket.example/1.png?signature=1", "https://bucket.example/2.png?signature=2"]
-    send(scripted, upload_urls=uploads)
+    send(scripted, upload_urls=uploads, return_mask=True)
     sent = scripted.requests[0].content.decode(errors="replace")
     assert sent.count('name="upload_urls"') == 2 and all(text in sent for text in uploads)
+    assert 'name="return_mask"\r\n\r\ntrue\r\n' in sent
 
 
 def test_it_waits_as_long_as_retry_after_says_and_sends_the_same_id(send):

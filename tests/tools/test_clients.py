@@ -110,16 +110,8 @@ def test_the_clients_have_the_projects_version(generate):
 
 
 def test_the_python_client_passes_strict_type_checks():
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--python-version=3.10",
-        "--config-file=",
-        "-p",
-        "tryon_client",
-    ]
+    options = ["--strict", "--python-version=3.10", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache/client'}"]
+    command = [sys.executable, "-m", "mypy", *options, "-p", "tryon_client"]
     done = subprocess.run(command, cwd=CLIENTS / "python/src", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
