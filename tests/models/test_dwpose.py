@@ -1,10 +1,12 @@
 """DWPose: the published files' layout in torch, the published program's poses and drawings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from comfyui_tryon import dwpose
-from comfyui_tryon.dwpose import OnnxError, Pose, Poses, detector, keypoints
+from comfyui_tryon.dwpose import OnnxError, Pose, Poses, detector, keypoints, raster
 from support.fashn_cases import FASHN, WEIGHTS, grey, read, rgb, with_photographs
 
 DRAWN = sorted((FASHN / "poses").iterdir())
@@ -41,6 +43,22 @@ def test_a_published_pose_is_chosen_and_drawn_as_published(folder):
     assert np.mean(dwpose.draw(poses.pose, *expected.shape) == expected) >= 0.9999
 
 
+@pytest.mark.parametrize("shape", ["ellipse", "line"])
+def test_shapes_are_opencvs(shape):
+    """`raster_golden.npz` holds what OpenCV 4.14 painted: 20 shapes inside an image, 40 that reach beyond it."""
+    with np.load(Path(__file__).with_name("raster_golden.npz")) as golden:
+        shapes, images = golden[shape].tolist(), golden[f"{shape}_image"]
+    different = 0
+    for (x, y, a, b), packed in zip(shapes, images, strict=True):
+        image = np.zeros((48, 48), np.uint8)
+        if shape == "ellipse":
+            raster.ellipse(image, (x, y), (a, 4), b, 1)
+        else:
+            raster.line(image, (x, y), (a, b), 1)
+        different += np.count_nonzero(np.unpackbits(packed).reshape(48, 48) != image)
+    assert len(shapes) == 60 and different <= 1
+
+
 def test_nobody_is_a_pose_of_the_whole_image(estimator):
     image = np.full((90, 60, 3), 114, np.uint8)
     found = estimator.estimate(image)
@@ -71,6 +89,14 @@ def test_a_crop_keeps_the_aspect_ratio_and_enlarges_by_a_quarter():
     middle, size = keypoints.frame(np.array([10.0, 20.0, 110.0, 60.0]))
     assert middle.tolist() == [60, 40] and size.tolist() == pytest.approx([125, 125 / 0.75])
     assert keypoints.frame(np.array([0, 0, 10, 400]))[1].tolist() == pytest.approx([375, 500])
+
+
+def test_the_pose_network_sees_bgr_with_rgbs_statistics():
+    pixels = torch.zeros(1, 3, 8, 6)
+    pixels[0, 0] = 200  # blue
+    seen = keypoints.crop(pixels, np.array([3.0, 4.0]), np.array([3.0, 4.0]))
+    expected = [(200 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375]
+    assert seen.shape == (1, 3, 384, 288) and seen[0, :, 192, 144].tolist() == pytest.approx(expected)
 
 
 def output(*rows) -> torch.Tensor:

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon import dwpose
+from comfyui_tryon import dwpose, resampling
 from comfyui_tryon.dwpose import Poses
 from comfyui_tryon.fashn import agnostic, geometry, parser
 from comfyui_tryon.fashn.preparation import ParserMissing, prepare
 from comfyui_tryon.masker.checkpoints import CheckpointError
+from PIL import Image
 from support.fashn_cases import FASHN, WEIGHTS, grey, read, rgb, with_photographs
 
 OPTIONS = {"category": "tops", "garment_photo": "flat-lay", "segmentation_free": True, "canvas": (96, 64)}
@@ -118,6 +119,16 @@ def test_a_flat_garment_has_no_pose_and_margins_are_black(pose):
     assert not made.garment_pose.any() and made.person_pose.any()
     assert not made.garment[:16].any() and (made.garment[16:80] == 255).all() and not made.garment[80:].any()
     assert made.crop == (0, 0, 64, 96)
+
+
+def test_images_are_resized_twice(pose):
+    """By Pillow's LANCZOS to the canvas's longest side, and by AREA or LANCZOS4 from there."""
+    large, small = noise(150, 200), noise(30, 20)
+    made = prepare(large, small, **OPTIONS, pose=pose)
+    between = np.array(Image.fromarray(large).resize((96, 72), Image.Resampling.LANCZOS))
+    assert made.crop == (0, 24, 64, 48)
+    assert np.array_equal(made.agnostic[24:72], resampling.area(between, 48, 64))
+    assert np.array_equal(made.garment, resampling.lanczos4(small, 96, 64))
 
 
 def test_nothing_is_masked_without_segmentation(pose):
