@@ -1,21 +1,27 @@
 export type ClothType = "upper" | "lower" | "overall" | "inner" | "outer";
+export type GarmentPhoto = "flat-lay" | "model";
 export type MaskShape = "outline" | "box";
 export type Framing = "person" | "model";
 export type OutputFormat = "png" | "jpeg" | "webp";
 export type BoundWorkflowSeed = "used" | "none";
 export type BoundWorkflowMask = "required" | "optional" | "none";
 export type CautionCode = "several_people" | "garment_area_small" | "person_cut" | "demo_weights";
-export type ErrorCode = "invalid_request" | "unauthorized" | "not_found" | "workflow_not_found" | "method_not_allowed" | "conflict" | "payload_too_large" | "unsupported_media_type" | "invalid_image" | "image_too_large" | "invalid_parameter" | "missing_field" | "no_person_found" | "queue_full" | "canceled" | "node_execution_error" | "internal_error" | "workflow_invalid" | "not_ready" | "draining" | "out_of_memory" | "timeout";
+export type ErrorCode = "invalid_request" | "unauthorized" | "not_found" | "workflow_not_found" | "method_not_allowed" | "conflict" | "payload_too_large" | "unsupported_media_type" | "invalid_image" | "image_too_large" | "invalid_parameter" | "missing_field" | "no_person_found" | "upload_failed" | "queue_full" | "canceled" | "node_execution_error" | "internal_error" | "workflow_invalid" | "not_ready" | "draining" | "out_of_memory" | "timeout";
 export type ImageFormat = "png" | "jpeg" | "webp";
 export type StatusEventStatus = "queued" | "running";
 /** The optional fields of a request. Null and undefined leave a field out. */
 export interface Fields {
     /**
-     * What the automatic mask covers: one for all garments, or one for each. Aliases: tops (upper), upper_body
-     * (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses (overall), dress (overall), full
-     * (overall). Default: "upper".
+     * What the garment is, and so what the automatic mask covers: one for all garments, or one for each. Aliases:
+     * tops (upper), upper_body (upper), bottoms (lower), lower_body (lower), one-pieces (overall), dresses
+     * (overall), dress (overall), full (overall). Default: "upper".
      */
     clothType?: ClothType | readonly ClothType[] | null;
+    /**
+     * model: somebody wears the garment in its image. Where it is left out, the workflow's: flat-lay in the
+     * bundled one that tells them apart.
+     */
+    garmentPhoto?: GarmentPhoto | null;
     /** box: the automatic mask is a rectangle, which hides the length and outline of what is worn. */
     maskShape?: MaskShape | null;
     /**
@@ -49,6 +55,13 @@ export interface Fields {
     outputQuality?: number | null;
     /** A published workflow's name; see GET /api/v1/workflows. */
     workflow?: string | null;
+    /** Presigned https URLs, one for each image, which are PUT there instead of into the reply. Default: []. */
+    uploadUrls?: string | readonly string[] | null;
+}
+/** What a request with a webhook_url is answered with. */
+export interface Accepted {
+    id: string;
+    status: "queued";
 }
 /** A workflow and where a request goes in its graph. */
 export interface BoundWorkflow {
@@ -65,6 +78,10 @@ export interface BoundWorkflow {
     /** none: the graph takes no seed from requests, and its replies state none. */
     seed: BoundWorkflowSeed;
     mask: BoundWorkflowMask;
+    /** Of the weights that it loads; absent if there are none. */
+    licence: string | null;
+    /** Whether the licences of all weights that it loads allow commercial use. */
+    commercialUse: boolean;
     /** Why the current file is refused; the last good version is served, if there is one. */
     problem: string | null;
 }
@@ -77,14 +94,22 @@ export interface Caution {
 export interface Error {
     /** Stable; for programs. */
     code: ErrorCode;
+    /** For people: what is wrong, and what to do about it. */
     message: string;
+    /** As in X-Request-Id; marks the request's lines in the log. */
+    requestId: string;
     details: Record<string, unknown>;
 }
 export interface ErrorReply {
     error: Error;
 }
 export interface Image {
-    image: Uint8Array;
+    /** The image; absent if upload_urls says where it goes. */
+    image: Uint8Array | null;
+    /** Where the image was sent to by upload_urls, without the query. */
+    url: string | null;
+    /** The size of the file that was sent there. */
+    size: number | null;
     format: ImageFormat;
     width: number;
     height: number;
@@ -143,6 +168,11 @@ export interface TryonReply {
     timings: Timings;
     /** Absent if there are none. */
     warnings: Caution[];
+}
+/** What a webhook gets if there is no image. */
+export interface WebhookError {
+    id: string;
+    error: Error;
 }
 export interface WorkflowList {
     workflows: BoundWorkflow[];
