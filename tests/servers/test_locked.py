@@ -220,7 +220,8 @@ def test_only_the_health_paths_and_pages_need_no_key(caller):
 
 def test_paths_that_are_not_there_look_the_same_with_and_without_a_key(caller):
     for path in ("/prompt", "/nothing", "/api/v1/nothing"):
-        replies = [caller.send("GET", path, headers)[:2] for headers in ({}, {"X-API-Key": KEY})]
+        key = {"X-API-Key": KEY}
+        replies = [caller.send("GET", path, {"X-Request-Id": "same"} | headers)[:2] for headers in ({}, key)]
         assert replies[0] == replies[1] and replies[0][0] == 404
 
 

@@ -238,8 +238,9 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
         if name in SEVERAL_FIELDS:  # a part that may be repeated
             array = next(option for option in field["anyOf"] if option.get("type") == "array")
             items = file if name in IMAGE_FIELDS else array["items"]
-            default = {"default": [field["default"]]} if "default" in field else {}
-            field = {**array, "items": items, "description": field["description"], **default}
+            field = {**array, "items": items} | {key: field[key] for key in ("description", "default") if key in field}
+            if not isinstance(field.get("default", []), list):
+                field["default"] = [field["default"]]
         elif name in IMAGE_FIELDS:
             field = {**file, "description": field["description"]}
         elif "anyOf" in field:
@@ -252,7 +253,7 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
         optional = name not in schema["required"]
         if optional and field.get("default") is None:
             # A blank control is no value. Without this, pages that try the API out make up a value for each.
-            field = {**field, "examples": [""]}
+            field = {**field, "examples": [[] if field.get("type") == "array" else ""]}
         properties[name] = field
     return {**schema, "title": "TryonForm", "properties": properties}
 
