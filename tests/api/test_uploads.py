@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from aiohttp import FormData
 from comfyui_tryon.outbound import uploads
 from PIL import Image
 from standardwebhooks.webhooks import Webhook
@@ -55,6 +56,15 @@ async def test_the_media_type_is_that_of_the_output(uploading, outside, grey, na
     assert status == 200 and content["output"]["images"][0]["format"] == name
     assert outside.asked[0].headers["content-type"] == f"image/{name}"
     assert Image.open(io.BytesIO(outside.asked[0].body)).format == name.upper()
+
+
+async def test_a_form_repeats_the_part(uploading, outside, grey):
+    form = FormData({"num_images": "2", **grey}, default_to_multipart=True)
+    for number in (1, 2):
+        form.add_field("upload_urls", outside.url(f"/{number}"))
+    async with uploading.post("/api/v1/tryon", data=form) as reply:
+        content = await reply.json()
+    assert [image["url"] for image in content["output"]["images"]] == [outside.url("/1"), outside.url("/2")]
 
 
 async def test_events_end_with_where_the_images_are(uploading, outside, grey):
