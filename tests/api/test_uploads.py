@@ -169,6 +169,19 @@ async def test_a_store_that_hangs_delays_nobody_and_ends_with_the_deadline(api, 
         assert (await one)[0] == 499
 
 
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 X\r\nContent-Le"])
+async def test_a_store_that_does_not_answer_is_asked_again(uploading, outside, grey, monkeypatch, first):
+    async def hang(writer, asked):
+        writer.write(first)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(uploads, "UPLOAD_S", 0.3)
+    outside.answers["/1"] = hang
+    assert "did not answer in time" in await failed(uploading, grey | {"upload_urls": [outside.url("/1")]})
+    assert len(outside.to("/1")) == 3
+
+
 async def test_the_mask_stays_in_the_reply(uploading, outside, grey):
     fields = grey | {"upload_urls": [outside.url("/1")], "return_mask": True}
     status, content = await uploading.tryon(fields)
