@@ -52,12 +52,12 @@ class UrlHosts:
             UrlRefused: it is not https, has no name of a host, or one that is not allowed.
         """
         if not self:
-            raise UrlRefused("is a URL, and TRYON_URL_HOSTS, the hosts that this server may connect to, is not set")
+            raise UrlRefused("is a URL, and TRYON_URL_HOSTS, the hosts this server may connect to, is not set")
         url = _parsed(text)
         host, port = str(url.raw_host), int(url.port or 0)
         if not self._allow(host, port):
             shown = host if port == HTTPS_PORT else f"{host}:{port}"
-            raise UrlRefused(f"is at {shown}, which TRYON_URL_HOSTS, the hosts that this server may connect to, lacks")
+            raise UrlRefused(f"is at {shown}, which is not in TRYON_URL_HOSTS, the hosts this server may connect to")
         return url
 
     def redirected(self, url: URL, location: str) -> URL:

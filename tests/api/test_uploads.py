@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from aiohttp import FormData
 from comfyui_tryon.outbound import uploads
 from PIL import Image
 from standardwebhooks.webhooks import Webhook
@@ -55,6 +56,15 @@ async def test_the_media_type_is_that_of_the_output(uploading, outside, grey, na
     assert status == 200 and content["output"]["images"][0]["format"] == name
     assert outside.asked[0].headers["content-type"] == f"image/{name}"
     assert Image.open(io.BytesIO(outside.asked[0].body)).format == name.upper()
+
+
+async def test_a_form_repeats_the_part(uploading, outside, grey):
+    form = FormData({"num_images": "2", **grey}, default_to_multipart=True)
+    for number in (1, 2):
+        form.add_field("upload_urls", outside.url(f"/{number}"))
+    async with uploading.post("/api/v1/tryon", data=form) as reply:
+        content = await reply.json()
+    assert [image["url"] for image in content["output"]["images"]] == [outside.url("/1"), outside.url("/2")]
 
 
 async def test_events_end_with_where_the_images_are(uploading, outside, grey):
@@ -157,6 +167,19 @@ async def test_a_store_that_hangs_delays_nobody_and_ends_with_the_deadline(api, 
         async with client.delete(f"/api/v1/tryon/n{number}") as reply:
             assert reply.status == 204
         assert (await one)[0] == 499
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 X\r\nContent-Le"])
+async def test_a_store_that_does_not_answer_is_asked_again(uploading, outside, grey, monkeypatch, first):
+    async def hang(writer, asked):
+        writer.write(first)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(uploads, "UPLOAD_S", 0.3)
+    outside.answers["/1"] = hang
+    assert "did not answer in time" in await failed(uploading, grey | {"upload_urls": [outside.url("/1")]})
+    assert len(outside.to("/1")) == 3
 
 
 async def test_the_mask_stays_in_the_reply(uploading, outside, grey):

@@ -227,6 +227,13 @@ async def test_a_name_with_an_inner_address_is_not_connected_to(api, outside, gr
     assert {address[:2] for address in connected} == {(client.host, client.port)} and not outside.connections
 
 
+async def test_every_server_connects_to_public_addresses_only(api, outside):
+    client = await api(url_hosts=outside.hosts, locked=True)
+    parts = client.parts._outbound
+    for one in (parts.fetcher, parts.uploader, parts.webhooks):
+        assert one._network.allows is is_public and one._network.tls is True
+
+
 def test_a_socket_is_made_for_public_addresses_only():
     for address in INNER:
         with pytest.raises(network.InnerAddress):

@@ -251,15 +251,18 @@ async def test_a_receiver_that_hangs_holds_up_nobody(calling, outside, grey, mon
     await client.until(lambda: client.parts._outbound.webhooks.pending == (0 if taken else 5))
 
 
-async def test_a_receiver_that_does_not_answer_is_asked_again(calling, outside, grey, monkeypatch):
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 103 X\r\n\r\n", b"HTTP/1.1 200 X\r\nContent-Le"])
+async def test_a_receiver_that_does_not_answer_is_asked_again(calling, outside, grey, monkeypatch, first):
     async def hang(writer, asked):
+        writer.write(first)
+        await writer.drain()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.3)
     outside.answers["/hook"] = [hang, answer()]
     client = await calling()
     await accepted(client, grey | {"webhook_url": outside.url("/hook")})
-    await client.until(lambda: len(outside.to("/hook")) == 2)
+    await client.until(lambda: len(outside.to("/hook")) >= 2)
 
 
 async def test_no_more_than_so_many_are_pending(calling, outside, grey, monkeypatch):

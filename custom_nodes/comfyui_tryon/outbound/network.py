@@ -97,7 +97,7 @@ def reason(error: BaseException) -> str:
     """Returns why a host was not reached, to follow its name; it shows no address and nothing of the reply."""
     inner = getattr(error, "os_error", error)
     if isinstance(inner, InnerAddress):
-        return "has an address that is not public, or is written as one that is"
+        return "has an address that is not public"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "is not known to the DNS"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
