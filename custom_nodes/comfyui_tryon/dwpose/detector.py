@@ -8,7 +8,7 @@ from ..resampling import linear
 SQUARE = 640  # pixels of the square that the network sees
 _STRIDES = (8, 16, 32)
 _GREY = 114  # fills the square beyond the image
-_CANDIDATE, _CERTAIN = 0.1, 0.3  # scores: who takes part in suppression, who is kept
+_CERTAIN = 0.3  # the score above which a box holds somebody
 _OVERLAP = 0.45
 _PERSON = 5  # the column of the class; those before are a box and how sure it holds anything
 _MOST_PEOPLE = 100  # kept, so that no file or image can keep the pose network busy for hours
@@ -46,22 +46,20 @@ def boxes(output: torch.Tensor, scale: float) -> np.ndarray:
         sizes = np.exp(found[:, 2:4]) * stride
         corners = np.concatenate([middles - sizes / 2, middles + sizes / 2], 1) / np.float32(scale)
         scores = found[:, 4] * found[:, _PERSON]
-        usable = (np.abs(corners) < _LARGEST_BOX).all(1) & (sizes > 0).all(1) & (scores > _CANDIDATE)
-    corners, scores = corners[usable], scores[usable]
-    kept = _suppress(corners, scores)
-    return corners[kept[scores[kept] > _CERTAIN]][:_MOST_PEOPLE]
+        usable = (np.abs(corners) < _LARGEST_BOX).all(1) & (sizes > 0).all(1) & (scores > _CERTAIN)
+    return _suppress(corners[usable], scores[usable])
 
 
 def _suppress(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Returns the indices, highest score first, of boxes that no better one overlaps; sides count one pixel more."""
+    """Returns the boxes, highest score first, that no better one overlaps; sides count one pixel more."""
     order = scores.argsort()[::-1]
     areas = (corners[:, 2:] - corners[:, :2] + 1).prod(1)
-    kept = []
-    while len(order):
+    kept: list[int] = []
+    while len(order) and len(kept) < _MOST_PEOPLE:
         best, order = order[0], order[1:]
         kept.append(best)
         low = np.maximum(corners[best, :2], corners[order, :2])
         high = np.minimum(corners[best, 2:], corners[order, 2:])
         shared = np.maximum(high - low + 1, 0).prod(1)
         order = order[shared <= _OVERLAP * (areas[best] + areas[order] - shared)]
-    return np.array(kept, int)
+    return corners[kept]

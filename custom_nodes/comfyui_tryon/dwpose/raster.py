@@ -10,6 +10,7 @@ import numpy as np
 _ONE = 1 << 16  # a pixel, in the fixed-point numbers of outlines
 _HALF = _ONE >> 1
 _FARTHEST = 1 << 15  # pixels from the image's corner; shapes beyond are left out
+_THICKNESS = 2  # pixels of a line, and of the margin that it is cut off at
 _DISCS = {1: (1, 0), 3: (3, 2, 2, 0), 4: (4, 3, 3, 2, 0)}  # reach to each side, from the middle row outwards
 # OpenCV has the sines of whole degrees as a table of seven decimals.
 _SINES = np.round(np.sin(np.deg2rad(np.arange(451))), 7).astype(np.float32).astype(np.float64)
@@ -42,25 +43,27 @@ def ellipse(image: np.ndarray, middle: Pixel, axes: tuple[int, int], degrees: in
     kept = np.append(True, (points[1:] != points[:-1]).any(1))
     points = points[kept]
     if np.abs(points).max() < _FARTHEST:
-        _put(image, *_outline(points), grey)
+        _put(image, *_outline(points, image.shape), grey)
         _fill(image, points * _ONE, points[:, 1], grey)
 
 
 def line(image: np.ndarray, start: Pixel, end: Pixel, grey: int) -> None:
-    """Draws a line of thickness 2 with round ends between two pixels of `image`, uint8 (H, W)."""
-    a, b = np.array(start), np.array(end)
-    if max(np.abs(a).max(), np.abs(b).max()) >= _FARTHEST:
+    """Draws a line of 2 pixels with round ends between two pixels of `image`, uint8 (H, W)."""
+    height, width = (side + 2 * _THICKNESS for side in image.shape)
+    left = _clip([place + _THICKNESS for place in start], [place + _THICKNESS for place in end], width, height)
+    if left is None:
         return
-    across, down = (a - b)[0], (b - a)[1]
+    ends = np.array(left) - _THICKNESS
+    a, b = ends * _ONE
+    across, down = (ends[0] - ends[1])[0], (ends[1] - ends[0])[1]
     if length := float(np.hypot(across, down)):
         side = np.rint(np.array([down, across]) * (_ONE / length)).astype(np.int64)
-        a, b = a * _ONE, b * _ONE
         corners = np.stack([a + side, a - side, b - side, b + side])
         for corner, following in zip(corners, np.roll(corners, -1, 0)):
-            _put(image, *_edge(corner, following), grey)
+            _put(image, *_edge(corner.tolist(), following.tolist(), image.shape), grey)
         _fill(image, corners, (corners[:, 1] + _HALF) >> 16, grey)
-    for end_point in (start, end):
-        disc(image, end_point, 1, grey)
+    for middle in ends.tolist():
+        disc(image, middle, 1, grey)
 
 
 def _span(image: np.ndarray, row: int, first: int, last: int, grey: int) -> None:
@@ -73,9 +76,16 @@ def _put(image: np.ndarray, x: np.ndarray, y: np.ndarray, grey: int) -> None:
     image[y[inside], x[inside]] = grey
 
 
-def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outline(points: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Lists the pixels, x and y, of the 8-connected lines around a polygon of whole pixels (N, 2)."""
     a, b = points, np.roll(points, -1, 0)
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    beyond = np.array(shape[1::-1])
+    inside = ((low >= 0) & (high < beyond)).all(1)
+    crossing = ((high >= 0) & (low < beyond)).all(1) & ~inside
+    clipped = [_clip(*edge, shape[1], shape[0]) for edge in zip(a[crossing].tolist(), b[crossing].tolist())]
+    ends = np.array([edge for edge in clipped if edge], int).reshape(-1, 2, 2)
+    a, b = np.concatenate([a[inside], ends[:, 0]]), np.concatenate([b[inside], ends[:, 1]])
     a, b = np.where((b < a)[:, :1], b, a), np.where((b < a)[:, :1], a, b)  # always from left to right
     size, sign = np.abs(b - a), np.sign(b - a)
     steps = size.max(1)
@@ -87,21 +97,44 @@ def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, a[edge, 1] + sign[edge, 1] * np.where(steep, major, minor)
 
 
-def _edge(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _edge(start: Pixel, end: Pixel, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Lists the pixels, x and y, of a line between two points in fixed-point numbers, its ends included."""
+    clipped = _clip(start, end, shape[1] * _ONE, shape[0] * _ONE)
+    if clipped is None:
+        return np.zeros(0, int), np.zeros(0, int)
+    a, b = clipped
     axis = 0 if abs(b[0] - a[0]) > abs(b[1] - a[1]) else 1  # of the longer side
     if b[axis] < a[axis]:
         a, b = b, a
-    long, short = (int(size) for size in (b[axis] - a[axis], b[1 - axis] - a[1 - axis]))
+    long, short = b[axis] - a[axis], b[1 - axis] - a[1 - axis]
     slope = _toward_zero(short * _ONE, long | 1)
     steps = np.arange((long >> 16) + 1)
     pixels = ((a[axis] + _HALF) >> 16) + steps, (a[1 - axis] + _HALF + slope * steps) >> 16
-    first, second = (np.append(part, (end + _HALF) >> 16) for part, end in zip(pixels, (b[axis], b[1 - axis])))
+    first, second = (np.append(part, (last + _HALF) >> 16) for part, last in zip(pixels, (b[axis], b[1 - axis])))
     return (first, second) if axis == 0 else (second, first)
 
 
+def _clip(start: Pixel, end: Pixel, width: int, height: int) -> tuple[list[int], list[int]] | None:
+    """Cuts a line off at the image's borders, first above and below; None if nothing is left.
+
+    The cut is rounded, so what is left may run a pixel beside the whole line, as OpenCV's does.
+    """
+    a, b = list(start), list(end)
+    for axis, last in ((1, height - 1), (0, width - 1)):
+        if max(a[axis], b[axis]) < 0 or min(a[axis], b[axis]) > last:
+            return None
+        for point in (a, b):
+            border = min(max(point[axis], 0), last)
+            if point[axis] != border:
+                along, across = b[axis] - a[axis], b[1 - axis] - a[1 - axis]
+                point[1 - axis] += _toward_zero((border - point[axis]) * across, along)
+                point[axis] = border
+    return a, b
+
+
 def _toward_zero(dividend: int, divisor: int) -> int:
-    return dividend // divisor if dividend >= 0 else -(-dividend // divisor)
+    quotient = abs(dividend) // abs(divisor)
+    return quotient if (dividend < 0) == (divisor < 0) else -quotient
 
 
 def _fill(image: np.ndarray, points: np.ndarray, rows: np.ndarray, grey: int) -> None:

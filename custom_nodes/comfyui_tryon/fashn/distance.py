@@ -7,20 +7,20 @@ import numpy as np
 
 _ONE = 1 << 16
 _STRAIGHT, _DIAGONAL, _KNIGHT = (round(length * _ONE) for length in (1.0, 1.4, 2.1969))  # OpenCV's lengths of steps
-_FAR = 1 << 40
+_FAR = 1 << 29  # 8192 pixels, and small enough for sums of int32
 
 
 def distance_to(shape: np.ndarray) -> np.ndarray:
-    """Returns each pixel's distance to the nearest one of `shape`, bool (H, W); float32 (H, W), 2^24 if it is empty."""
-    forwards = _spread(np.where(shape, 0, _FAR))
+    """Returns each pixel's distance to the nearest one of `shape`, bool (H, W); float32 (H, W), 8192 if it is empty."""
+    forwards = _spread(np.where(shape, 0, _FAR).astype(np.int32))
     return (_spread(forwards[::-1, ::-1])[::-1, ::-1] / _ONE).astype(np.float32)
 
 
 def _spread(start: np.ndarray) -> np.ndarray:
-    """Lets distances, int64 (H, W), reach the pixels to the right of them and below."""
+    """Lets distances, int32 (H, W), reach the pixels to the right of them and below."""
     height, width = start.shape
-    steps = np.full((height + 2, width + 4), _FAR, np.int64)  # with a border that is far from everything
-    along = _STRAIGHT * np.arange(width)
+    steps = np.full((height + 2, width + 4), _FAR, np.int32)  # with a border that is far from everything
+    along = _STRAIGHT * np.arange(width, dtype=np.int32)
     for row, known in enumerate(start, 2):
         above, higher = steps[row - 1], steps[row - 2]
         nearest = np.minimum(known, above[2:-2] + _STRAIGHT)

@@ -39,7 +39,7 @@ class HumanParser(nn.Module):
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
         logits = self.network(pixel_values=(pixels - mean) / std).logits
         logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
-        return self._indices[logits[0].argmax(0).to(torch.uint8).cpu().numpy()]
+        return self._indices[logits[0].max(0).indices.to(torch.uint8).cpu().numpy()]
 
 
 @torch.inference_mode(False)  # a host may load inside and move outside inference mode

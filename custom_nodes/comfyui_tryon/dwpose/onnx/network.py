@@ -43,7 +43,7 @@ class OnnxNetwork(nn.Module):
         self._calls = builder.calls()
         self._constants = list(builder.constants)
         for slot, tensor in builder.constants.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite():
                 raise OnnxError(f"{file} is damaged: it holds values that are not finite. {DOWNLOAD_AGAIN}")
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
