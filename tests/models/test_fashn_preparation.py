@@ -1,6 +1,7 @@
 """The images that FASHN's network is given: sizes, masks, labels, and all of it together, as published."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,25 @@ def test_images_are_resized_twice(pose):
     assert made.crop == (0, 24, 64, 48)
     assert np.array_equal(made.agnostic[24:72], resampling.area(between, 48, 64))
     assert np.array_equal(made.garment, resampling.lanczos4(small, 96, 64))
+    drawn = dwpose.draw(pose.estimate(between).pose, 72, 96)
+    assert np.array_equal(made.person_pose[24:72], resampling.nearest_exact(drawn, 48, 64)[..., None].repeat(3, 2))
+
+
+def test_the_parser_sees_the_whole_image_stretched(networks, monkeypatch):
+    """By AREA; what lies in the middle of its labels is in the middle of the image."""
+    image, seen = noise(700, 1000), []
+
+    def network(pixel_values):
+        seen.append(pixel_values)
+        logits = torch.zeros(1, 18, 144, 96)
+        logits[0, 3, 36:108, 24:72] = 1
+        return SimpleNamespace(logits=logits)
+
+    monkeypatch.setattr(networks["parser"].network, "forward", network)
+    labels = networks["parser"].labels(image)
+    pixels = seen[0][0].permute(1, 2, 0).numpy() * (0.229, 0.224, 0.225) + (0.485, 0.456, 0.406)
+    assert np.allclose(pixels * 255, resampling.area(image, 576, 384), atol=1e-3)
+    assert labels.shape == (700, 1000) and (labels[180:520, 260:740] == 3).all() and not labels[:170].any()
 
 
 def test_nothing_is_masked_without_segmentation(pose):

@@ -15,6 +15,7 @@ from .poses import Poses
 POSE_FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
 
 
+@torch.inference_mode(False)  # a host may load inside and move outside inference mode
 def load(folder: Path, device: torch.device | str = "cpu") -> "PoseEstimator":
     """Loads DWPose from the folder that holds `yolox_l.onnx` and `dw-ll_ucoco_384.onnx`.
 
