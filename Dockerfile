@@ -23,7 +23,7 @@ ARG HF_ENDPOINT=https://huggingface.co
 RUN --mount=type=secret,id=hf_token \
     rm /models/extra_model_paths.yaml \
     && if [ "$WEIGHTS" = 1 ]; then \
-      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.weights.download --to /models --attention "$ATTENTION" ${MODELS//,/ } $REVISIONS; \
+      HF_TOKEN_PATH=/run/secrets/hf_token python -m comfyui_tryon.weights.download --to /models --attention "$ATTENTION" "$MODELS" $REVISIONS; \
     fi
 
 

@@ -140,7 +140,7 @@ def compare(canvas: tuple[int, int], steps: int, repeat: int, sizes: Sizes) -> N
                 "PSNR dB": "" if name == "published" else f"{close:.1f}",
             }
         )
-    report("fashn", rows, machine=machine(), canvas=canvas, steps=steps, repeat=repeat, floor_s=floor(Sizes()))
+    report("fashn", rows, machine=machine(), canvas=canvas, steps=steps, repeat=repeat)
 
 
 def image_flops(sizes: Sizes, canvas: tuple[int, int], steps: int) -> tuple[float, float]:
@@ -180,12 +180,6 @@ def split(counter: FlopCounterMode) -> tuple[float, float]:
         count for operation, count in counts.items() if "bmm" in str(operation) or "attention" in str(operation)
     )
     return sum(counts.values()) - attention, attention
-
-
-def floor(sizes: Sizes) -> float:
-    """The seconds that an image of the published size takes an H100 at least."""
-    linear, attention = image_flops(sizes, CANVAS, 30)
-    return linear / LINEAR_RATE + attention / ATTENTION_RATE + ELEMENTWISE_S
 
 
 def count() -> None:

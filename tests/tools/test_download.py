@@ -187,7 +187,7 @@ def test_nothing_non_commercial_is_fetched_for_fashn_unless_it_is_named(hub, tmp
 
 def test_several_models_and_a_revision_of_one(hub, tmp_path):
     hub.commits["v2"] = "b" * 40
-    result = run(hub, tmp_path / "models", "catvton", "fashn", f"{files.FASHN}@v2")
+    result = run(hub, tmp_path / "models", "catvton,fashn", f"{files.FASHN}@v2")
     assert result.returncode == 0, result.stderr
     assert names(tmp_path / "models") == FETCHED | FASHN_FETCHED
     assert download.read_lock(tmp_path / "models")[files.FASHN]["commit"] == "b" * 40

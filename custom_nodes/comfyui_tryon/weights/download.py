@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        metavar="MODEL | REPOSITORY[@REVISION]",
+        metavar="MODEL,... | REPOSITORY[@REVISION]",
         help=f"models: {', '.join(MODELS)} (default: {MODELS[0]}); moves a repository to a branch, tag or "
         f"commit; {SEGFORMER} and {MODELS[-1]}, not for commercial use, are fetched only when named",
     )
@@ -258,8 +258,9 @@ def main() -> None:
     attention = options.attention.split(",")
     if unknown := set(attention) - set(ATTENTION_FOLDERS):
         parser.error(f"unknown attention version {unknown.pop()!r}; choose from {', '.join(ATTENTION_FOLDERS)}")
-    named = dict(name.partition("@")[::2] for name in options.names)
-    models = [name for name in options.names if name in MODELS]
+    names = [name for listed in options.names for name in listed.split(",") if name]
+    named = dict(name.partition("@")[::2] for name in names)
+    models = [name for name in names if name in MODELS]
     wanted = to_download(attention, SEGFORMER in named, models or MODELS[:1])
     named = {name: revision for name, revision in named.items() if name not in models}
     if unknown := set(named) - set(wanted):
