@@ -125,8 +125,8 @@ async def test_a_form_without_a_boundary_says_so(api):
 
 
 OPTIONAL = (
-    "mask_image cloth_type mask_shape framing return_mask num_inference_steps guidance_scale seed width height "
-    "num_images output_format output_quality workflow webhook_url upload_urls"
+    "mask_image cloth_type garment_photo mask_shape framing return_mask num_inference_steps guidance_scale seed "
+    "width height num_images output_format output_quality workflow webhook_url upload_urls"
 ).split()
 
 

@@ -109,7 +109,7 @@ class Target:
 def check_failure(status: int, text: str) -> None:
     assert status in FAILURES, (status, text)
     error = json.loads(text)["error"]
-    assert set(error) == {"code", "message", "details"} and len(error["message"]) > 10
+    assert set(error) == {"code", "message", "request_id", "details"} and len(error["message"]) > 10
     assert not any(internal in error["message"] for internal in INTERNALS), text
 
 
