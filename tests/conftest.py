@@ -24,6 +24,9 @@ from support.servers import (
     probe_server,
 )
 
+# Start servers of their own, so that they need not wait for those that the tests of an engine share.
+OWN_SERVERS = tuple(f"tests/servers/test_{name}.py" for name in ("fail_closed", "load", "locked", "pack"))
+
 install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in this process
 
 
@@ -70,9 +73,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def group(test: str) -> str:
-    """The engine that a test is about, or else its file."""
+    """The engine whose shared servers a test needs, or else its file."""
+    file = test.partition("::")[0]
+    if file.startswith(OWN_SERVERS):
+        return file
     found = re.search(r"[\[\-](embedded|comfyui(-[\d.]+)?)[\]\-]", test)
-    return found[1] if found else test.partition("::")[0]
+    return found[1] if found else file
 
 
 def _rank(name: str) -> int:
@@ -81,7 +87,9 @@ def _rank(name: str) -> int:
         return 0
     if not name.endswith(".py"):
         return 1
-    return 2 if name.startswith("tests/models/") else 3
+    if name.startswith("tests/servers/"):
+        return 2
+    return 3 if name.startswith("tests/models/") else 4
 
 
 def _is_last(item: pytest.Item) -> bool:

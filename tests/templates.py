@@ -39,7 +39,8 @@ FORM = (
 )
 # What the form calls inputs that have the same name.
 LABELS = {("TryOnPersonImage", "image"): "Person", ("TryOnGarmentImage", "image"): "Garment"}
-CONVERTED = {"image_upload": ("upload", "IMAGEUPLOAD", "image"), "control_after_generate": (None, None, "fixed")}
+UPLOAD = "image"
+CONVERTED = {"image_upload": ("upload", "IMAGEUPLOAD", UPLOAD), "control_after_generate": (None, None, "fixed")}
 
 
 def template(prompt: dict[str, dict], classes: dict[str, type]) -> dict:
@@ -79,6 +80,10 @@ def template(prompt: dict[str, dict], classes: dict[str, type]) -> dict:
                         if widget:
                             slot = {"name": widget, "type": widget_type, "widget": {"name": widget}, "link": None}
                             inputs.append(slot)
+        if UPLOAD in values[:-1]:
+            # Pages save the button's value before the optional inputs or behind them. None reads it.
+            assert values[-2] == UPLOAD
+            values[-2] = values[-1]
         x, y, width, height = PLACES[entry["class_type"]]
         names = getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)
         node = {
