@@ -151,18 +151,28 @@ class SingleBlock(nn.Module):
         self, tokens: torch.Tensor, parts: Modulation, rotary: torch.Tensor, last: int | None = None
     ) -> torch.Tensor:
         """Returns the tokens behind the block; only the `last` ones, if that is given."""
-        hidden = self.sizes.hidden
         ready = modulated(tokens, *parts[:2])
-        if last is None:
-            query, key, value, mlp = self.linear1(ready).split([hidden, hidden, hidden, self.sizes.mlp], dim=-1)
-        else:
-            weight, bias = self.linear1.weight, self.linear1.bias
-            key, value = F.linear(ready, weight[hidden : 3 * hidden], bias[hidden : 3 * hidden]).chunk(2, dim=-1)
+        attended = self._attended(ready, rotary, last)
+        if last is not None:
             tokens, ready = tokens[:, -last:], ready[:, -last:]
-            query = F.linear(ready, weight[:hidden], bias[:hidden])
-            mlp = F.linear(ready, weight[3 * hidden :], bias[3 * hidden :])
+        mlp = F.gelu(self._part(ready, 3, None), approximate="tanh")
+        return torch.addcmul(tokens, parts[2], self.linear2(torch.cat([attended, mlp], dim=-1)))
+
+    def _attended(self, ready: torch.Tensor, rotary: torch.Tensor, last: int | None) -> torch.Tensor:
+        if last is None:
+            query, key, value = self._part(ready, 0, 3).chunk(3, dim=-1)
+        else:
+            query = self._part(ready[:, -last:], 0, 1)
+            key, value = self._part(ready, 1, 3).chunk(2, dim=-1)
         query, key, value = (_heads(part, self.sizes.head) for part in (query, key, value))
         query = _turned(self.norm.query_norm(query), rotary[:, -query.shape[2] :])
-        attended = _attention(query, _turned(self.norm.key_norm(key), rotary), value)
-        made = self.linear2(torch.cat([attended, F.gelu(mlp, approximate="tanh")], dim=-1))
-        return torch.addcmul(tokens, parts[2], made)
+        return _attention(query, _turned(self.norm.key_norm(key), rotary), value)
+
+    def _part(self, ready: torch.Tensor, first: int, end: int | None) -> torch.Tensor:
+        """Returns some of `linear1`'s outputs: query, key and value have one `hidden` each, and the MLP the rest.
+
+        Not all at once, because they are the largest tensors of a run, and those of the attention are then gone when
+        the MLP's are made.
+        """
+        rows = slice(first * self.sizes.hidden, None if end is None else end * self.sizes.hidden)
+        return F.linear(ready, self.linear1.weight[rows], self.linear1.bias[rows])
