@@ -98,6 +98,11 @@ def canceled(by: str = "") -> ApiError:
     return ApiError("canceled", f"{by} Send it again if it is still wanted." if by else "The request was canceled.")
 
 
+def internal_error() -> ApiError:
+    """Stands for an exception that nobody foresaw; the log has it, the client does not."""
+    return ApiError("internal_error", "The server failed. Retry; if it persists, send the operator the request id.")
+
+
 def draining() -> ApiError:
     return ApiError("draining", "This worker is shutting down. Retry on another.", retry_after=1)
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from aiohttp import web
 
-from ..errors import ApiError, draining
+from ..errors import ApiError, draining, internal_error
 from ..keys import ANYBODY, Keys
 from ..log import RequestLog
 from ..origins import Origins
@@ -73,8 +73,7 @@ class Answering:
                 raise
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
-                message = "The server failed. Retry; if it persists, send the operator the request id."
-                response = error_response(ApiError("internal_error", message), request[REQUEST_ID])
+                response = error_response(internal_error(), request[REQUEST_ID])
             finally:
                 del self._under_way[task]
             if not response.prepared:

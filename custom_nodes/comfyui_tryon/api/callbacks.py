@@ -7,7 +7,7 @@ from aiohttp import web
 from yarl import URL
 
 from .. import metrics
-from ..errors import ApiError, canceled
+from ..errors import ApiError, canceled, internal_error
 from ..outbound.webhooks import Webhooks
 from ..pending import PendingRequest, Result
 from ..reply_models import Accepted
@@ -75,11 +75,15 @@ async def _message(pending: PendingRequest, task: "asyncio.Task[Result]") -> byt
         outcome = "ok"
     except ApiError as known:
         known.let_go()
-        message, outcome = json.dumps({"id": pending.id, **known.body(pending.id)}).encode(), known.code
+        message, outcome = _failure(pending.id, known), known.code
     except Exception:
         pending.log.exception("the request failed")
-        failed = ApiError("internal_error", "The server failed. Retry; if it persists, send the operator the id.")
-        message, outcome = json.dumps({"id": pending.id, **failed.body(pending.id)}).encode(), failed.code
+        failed = internal_error()
+        message, outcome = _failure(pending.id, failed), failed.code
     metrics.count(outcome, pending.caller)
     pending.log.info("ended: %s", outcome)
     return message
+
+
+def _failure(request_id: str, error: ApiError) -> bytes:
+    return json.dumps({"id": request_id, **error.body(request_id)}).encode()
