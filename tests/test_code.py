@@ -30,7 +30,7 @@ LAYERS = [
     ["exchange", "images", "schema", "log", "metrics"],
     ["datauri"],
     ["errors", "hints", "settings", "imagefiles"],
-    ["cpus", "guard", "hosts", "keys", "origins", "signing"],
+    ["cpus", "guard", "hosts", "keys", "origins", "signing", "version"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -6,6 +6,7 @@ import sys
 
 from aiohttp import web
 
+from . import log
 from .engine import install
 from .engine.embedded import EmbeddedEngine
 from .guard import end
@@ -15,7 +16,8 @@ from .settings import SettingsError, settings
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.begin(as_json=os.environ.get("TRYON_LOG_FORMAT") == "json")
+    logging.basicConfig(level=logging.INFO)
     os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to
     try:
         chosen = settings()
