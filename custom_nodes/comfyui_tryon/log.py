@@ -133,6 +133,8 @@ def begin(as_json: bool) -> None:
         handler.setFormatter(chosen)
         if as_json and isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setStream(sys.__stderr__)  # past JsonLines
+            # ComfyUI keeps what is printed, and a progress bar fails on its list while that is empty.
+            print()
         add(handler)
 
     root.addHandler = add_formatted  # type: ignore[method-assign, assignment]

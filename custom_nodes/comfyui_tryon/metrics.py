@@ -70,6 +70,8 @@ for _outcome in ("ok", *STATUS):
     requests.labels(_outcome)
 for _outcome in ("ok", "gone", "failed", "lost"):
     webhooks.labels(_outcome)
+for _stage in ("receive", "fetch", "decode", "queue", "execute", "encode", "total", "upload"):
+    stages.labels(_stage)
 
 
 def watch(engine: str, **gauges: Callable[[], float]) -> None:

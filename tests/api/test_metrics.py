@@ -1,13 +1,12 @@
 """What /metrics says, in names that Prometheus' own tool accepts."""
 
 import asyncio
-import shutil
 import subprocess
 
-import pytest
 from comfyui_tryon.engine.interface import NodeFailed
 from comfyui_tryon.version import VERSION
 from prometheus_client.parser import text_string_to_metric_families
+from support.prometheus import tool
 
 
 async def metrics(client, **headers) -> dict[tuple[str, ...], float]:
@@ -19,9 +18,7 @@ async def metrics(client, **headers) -> dict[tuple[str, ...], float]:
 
 
 async def test_names_and_help_texts_follow_prometheus_rules(api, grey):
-    promtool = shutil.which("promtool")
-    if not promtool:
-        pytest.skip("NO PROMTOOL HERE: apt-get install prometheus")
+    promtool = tool("promtool")
     client = await api()
     await client.tryon(grey)
     async with client.get("/metrics") as reply:
