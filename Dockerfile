@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# A ComfyUI in /comfyui with its Python in /opt/venv, and uv; deploy/README.md says which are known.
+# A ComfyUI in /comfyui with its Python in /opt/venv, and uv; docs/deployment.md says which are known.
 ARG BASE=runpod/worker-comfyui:5.4.0-base
 
 # The weight files, and nothing else of the repositories that hold them.

@@ -66,7 +66,7 @@ def test_the_dashboard_has_what_grafana_needs():
 
 
 def test_a_prometheus_operator_takes_the_alerts_by_the_documented_command():
-    page = (ROOT / "deploy/README.md").read_text()
+    page = (ROOT / "docs/deployment.md").read_text()
     command = re.search(r"^(\{ cat deploy/monitoring/.*\}) \| kubectl apply -f -$", page, re.MULTILINE)[1]
     made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rule = yaml.safe_load(made)
