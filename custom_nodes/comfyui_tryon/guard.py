@@ -112,12 +112,12 @@ def main() -> None:
 
 
 def _begin_log() -> None:
-    """Has log.py format what this process logs; read here, because the settings may be what fails."""
+    """Has log.py format what this process logs."""
     spec = importlib.util.spec_from_file_location("tryon_log", Path(__file__).with_name("log.py"))
     assert spec and spec.loader
     log = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(log)
-    log.begin(as_json=os.environ.get("TRYON_LOG_FORMAT") == "json")
+    log.begin(log.is_json())
 
 
 def end(status: int) -> None:

@@ -3,16 +3,18 @@
 guard.py loads this file by its path before ComfyUI starts, so it imports nothing but Python's own modules.
 """
 
+import contextlib
 import copy
 import datetime
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 # Characters that end a line somewhere, control a terminal or cannot be encoded.
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -77,14 +79,40 @@ class JsonFormatter(logging.Formatter):
         return _json(entry)
 
 
-class JsonLines(io.BufferedIOBase):
-    """Takes the place of a text stream's buffer, and makes of each line that is printed a JSON object.
+class Unfailing(io.BufferedIOBase):
+    """Takes the place of a text stream's buffer: where nothing can be written, as on a full disk, whoever prints goes
+    on. A node that shows its progress would fail otherwise, and its request with it."""
+
+    def __init__(self, binary: Any) -> None:
+        self._binary = binary
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            self._binary.write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._binary.flush()
+
+    def close(self) -> None:
+        """Stays open: ComfyUI wraps the buffer again and drops the first wrapper, which would close it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._binary.fileno()
+
+
+class JsonLines(Unfailing):
+    """Makes of each line that is printed a JSON object.
 
     Of a progress bar, which writes over its line, the last state counts.
     """
 
     def __init__(self, binary: Any, name: str) -> None:
-        self._binary = binary
+        super().__init__(binary)
         self._name = name
         self._rest = b""
         self._lock = threading.RLock()  # a signal handler may print while its thread does
@@ -95,27 +123,29 @@ class JsonLines(io.BufferedIOBase):
             if len(self._rest) > LONGEST_LINE:
                 self._rest = self._rest.rpartition(b"\r")[2][-LONGEST_LINE:]
             for line in lines:
-                self._write(line)
+                self._write_line(line)
         return memoryview(data).nbytes
 
-    def _write(self, line: bytes) -> None:
+    def _write_line(self, line: bytes) -> None:
         text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
         if text.strip():
             entry = {"time": _time(time.time()), "level": "INFO", "logger": self._name, "message": text}
-            self._binary.write(_json(entry).encode() + b"\n")
-            self._binary.flush()
+            super().write(_json(entry).encode() + b"\n")
+            self.flush()
 
-    def writable(self) -> bool:
-        return True
 
-    def flush(self) -> None:
-        self._binary.flush()
+def is_json() -> bool:
+    """Reads the format that was asked for, without the settings, which may be what fails."""
+    return os.environ.get("TRYON_LOG_FORMAT") == "json"
 
-    def close(self) -> None:
-        """Stays open: ComfyUI wraps the buffer again and drops the first wrapper, which would close it."""
 
-    def fileno(self) -> int:
-        return self._binary.fileno()
+def leave(message: str) -> NoReturn:
+    """Ends a process that has not begun to log, with status 1 and a message for whoever started it."""
+    if not is_json():
+        sys.exit(message)
+    begin(as_json=True)
+    logging.critical("%s", message)
+    sys.exit(1)
 
 
 def formatter(as_json: bool) -> logging.Formatter:
@@ -143,11 +173,10 @@ def begin(as_json: bool) -> None:
     threading.excepthook = lambda error: logging.error(
         "The thread %s has ended.", error.thread and error.thread.name, exc_info=error.exc_value
     )
-    if as_json:
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            lines: Any = JsonLines(stream.buffer, name)
-            setattr(sys, name, io.TextIOWrapper(lines, stream.encoding, stream.errors, line_buffering=True))
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        buffer: Any = JsonLines(stream.buffer, name) if as_json else Unfailing(stream.buffer)
+        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True))
 
 
 def take_over(as_json: bool) -> None:

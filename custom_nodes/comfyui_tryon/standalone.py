@@ -16,7 +16,7 @@ from .settings import SettingsError, settings
 
 
 def serve() -> None:
-    log.begin(as_json=os.environ.get("TRYON_LOG_FORMAT") == "json")
+    log.begin(log.is_json())
     logging.basicConfig(level=logging.INFO)
     os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to
     try:

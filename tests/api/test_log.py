@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -193,3 +194,30 @@ async def test_of_a_request_that_is_refused_at_once_it_says_only_that(api, grey,
     assert await client.error(grey) == (401, "unauthorized")
     (entry,) = answered()
     assert entry["outcome"] == "unauthorized" and "stages" not in entry and "caller" not in entry
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_whoever_prints_goes_on_where_nothing_can_be_written(as_json):
+    code = f"""
+import importlib.util, logging, os, sys
+spec = importlib.util.spec_from_file_location("log", sys.argv[1])
+log = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(log)
+log.begin(as_json={as_json})
+logging.basicConfig(level=logging.INFO)
+for number in range(5000):
+    print("printed")
+    print("a bar", file=sys.stderr, flush=True)
+    logging.info("logged")
+os.write(int(sys.argv[2]), b"went on")
+logging.shutdown()
+sys.stdout.flush()
+os._exit(0)
+"""
+    read, write = os.pipe()
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", code, log.__file__, str(write)]
+        result = subprocess.run(command, stdout=full, stderr=full, pass_fds=[write])
+    os.close(write)
+    with open(read, "rb") as told:
+        assert told.read() == b"went on" and result.returncode == 0
