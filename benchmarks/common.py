@@ -216,9 +216,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 def report(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
     """Prints `rows` as a table for docs/benchmarks.md and writes them, with `facts`, to results/NAME.json."""
-    heads = list(rows[0])
-    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(head, "")) for head in heads) + " |")
+    print(f"\n{table(rows)}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1) + "\n")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` in Markdown, under the keys of all of them."""
+    heads = list({head: None for row in rows for head in row})
+    lines = [heads, ["---"] * len(heads), *([str(row.get(head, "")) for head in heads] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---").replace("--- |", "---|")
