@@ -98,25 +98,30 @@ def side(name: str, models: Path, result: Path, dtype: torch.dtype) -> None:
         sample = load_ours(models, dtype, compile="compiled" in name)
     answer(load_s=time.perf_counter() - start, load_gb=memory.peak())
     for line in sys.stdin:
-        order, marks = json.loads(line), []
+        order = json.loads(line)
+        last = order["steps"]
+        marks: dict[int, list[float]] = {}
+        drawn = pictures(order["width"], order["height"])
 
         def mark(step: int, marks=marks) -> None:
             if CUDA:
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.setdefault(step, []).append(time.perf_counter())
 
         # a GPU works behind its host: only the whole is timed there, so that nothing is waited for in between
-        callback = (lambda step, last=order["steps"], mark=mark: step in (0, last) and mark(step)) if CUDA else mark
+        callback = (lambda step, last=last, mark=mark: step in (0, last) and mark(step)) if CUDA else mark
         memory.start()
         start = time.perf_counter()
-        pixels = sample(*pictures(order["width"], order["height"]), callback=callback, **order)
+        pixels = sample(*drawn, callback=callback, **order)
         end = time.perf_counter()
         np.save(result, pixels)
-        steps = np.diff(marks) if not CUDA else np.full(order["steps"], (marks[-1] - marks[0]) / order["steps"])
+        # ours also calls within the VAE: before the loop with the first step's number, after it with the last's
+        first, behind = marks[0][-1], marks[last][0]
+        between = [marks[step][0] for step in range(1, last)] if not CUDA else []
+        steps = [(behind - first) / last] * last if CUDA else np.diff([first, *between, behind])
         answer(
-            step_s=list(steps), encode_s=marks[0] - start, decode_s=end - marks[-1], all_s=end - start,
-            peak_gb=memory.peak(),
-        )  # fmt: skip
+            step_s=list(steps), encode_s=first - start, decode_s=end - behind, all_s=end - start, peak_gb=memory.peak()
+        )
 
 
 class Running:
