@@ -52,9 +52,12 @@ def demo_options() -> tuple[dict[str, Any], int]:
 
 
 def draw(count: int, size: tuple[int, int]) -> list[Pair]:
-    """Draws the first `count` scored pairs in a size of (width, height) pixels, on all cores."""
+    """Draws the first `count` scored pairs in a size of (width, height) pixels, one on each core."""
+    import torch
+
     seeds = range(FIRST_SEED, FIRST_SEED + count)
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as workers:
         return [*workers.map(partial(draw_pair, width=size[0], height=size[1]), seeds, chunksize=4)]
 
 
@@ -120,7 +123,7 @@ def prints(pairs: list[Pair], made: list[Image.Image]) -> Iterator[tuple[Image.I
 def write_sheets(folder: Path, pairs: list[Pair], made: list[Image.Image]) -> None:
     """Writes sheet.jpg, and letters.jpg if any pair has a print."""
     shown = [(pair.person, pair.garment, image, pair.worn) for pair, image in islice(zip(pairs, made), SHOWN)]
-    sheet(shown, (192, 256), 3).save(folder / "sheet.jpg", quality=90)
+    sheet(shown, (192, 256), 3, gap=4).save(folder / "sheet.jpg", quality=90)
     if both := [*islice(prints(pairs, made), SHOWN)]:
         sheet(both, (256, 192), 3, gap=4).save(folder / "letters.jpg", quality=92)
 

@@ -5,7 +5,8 @@ The *area* is where the truth shows the garment inside the mask.
 - `ssim`: scikit-image's `structural_similarity` on RGB with the Gaussian window of Wang et al. (sigma 1.5); the mean of
   its full map over the area and the three channels.
 - `psnr`: of the area's RGB, in dB, at most 99.
-- `ciede2000`: between the medians of L*, a* and b* of the garment image, without its paper, and of the area.
+- `ciede2000`: between the main colours of the garment image, without its background, and of the area, as in the API's
+  reports.
 - `nearest`: the share of images that are nearer to their own truth than to the truths of the 99 other pairs of their
   hundred. The distance is that of the areas' colours: 25 percentiles each of L*, a* and b*, their differences added up.
   The truth itself is always right, and one unchanged person of a hundred.
@@ -20,10 +21,11 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
+from comfyui_tryon.framing.report import colour_difference
 from drawing import Pair
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 
 CHOICES = 100
@@ -36,8 +38,8 @@ TINY = 1e-6  # so that two errors of 0 are no halo
 def scores(pairs: list[Pair], made: list[Image.Image]) -> dict[str, float]:
     """Scores RGB images of the first pairs, in their size; the module's text says what is in the result.
 
-    Pairs without an image are only among the truths that `nearest` has to choose from. A mask must be more than `EDGE`
-    pixels deep somewhere.
+    Pairs without an image are only among the truths that `nearest` has to choose from. The area must not be empty, and
+    a mask must be more than `EDGE` pixels deep somewhere.
     """
     both = [*zip(pairs, made)]
     edge, inside = np.mean([errors(*one) for one in both], 0).tolist()
@@ -75,9 +77,7 @@ def psnr(pair: Pair, made: Image.Image) -> float:
 
 def ciede2000(pair: Pair, made: Image.Image) -> float:
     """Returns the difference between the main colours of the garment image and of the area."""
-    garment = np.asarray(pair.garment)
-    pixels = garment[garment.min(-1) < 250], np.asarray(made)[area(pair)]
-    return float(deltaE_ciede2000(*(np.median(rgb2lab(colours), axis=0) for colours in pixels)))
+    return float(colour_difference(np.asarray(pair.garment), np.asarray(made)[area(pair)]) or 0)
 
 
 def nearest(pairs: list[Pair], made: list[Image.Image]) -> float:

@@ -49,10 +49,10 @@ def test_every_garment_is_tried_on_by_everybody(client, tmp_path, capsys):
     _, *rows, median = capsys.readouterr().out.splitlines()
     assert [row.split() for row in rows] == [
         [person, *garment]
-        for person in ("ann", "bob")
+        for person in ("ann.png", "bob.jpg")
         for garment in (
-            ["dress", "dress", "50.0%", "-", "1.5", "demo_weights"],
-            ["shirt-2", "upper", "50.0%", "3.2", "1.5", "demo_weights"],
+            ["dress.png", "dress", "50.0%", "-", "1.5", "demo_weights"],
+            ["shirt-2.webp", "upper", "50.0%", "3.2", "1.5", "demo_weights"],
         )
     ]
     assert median == "median CIEDE2000 3.2"
