@@ -104,7 +104,8 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
         start = time.monotonic()
         result = function(*arguments, **options)
         seconds.append(time.monotonic() - start)
-        print(f"\r{len(seconds)} images", end="\n" if len(seconds) % 50 == 0 else "", file=sys.stderr, flush=True)
+        if len(seconds) % 20 == 0:
+            print(f"{len(seconds)} images", file=sys.stderr, flush=True)
         return result
 
     return call
