@@ -11,7 +11,8 @@ The *area* is where the truth shows the garment inside the mask.
   hundred. The distance is that of the areas' colours: 25 percentiles each of L*, a* and b*, their differences added up.
   The truth itself is always right, and one unchanged person of a hundred.
 - `halo`: the mean absolute error of the mask's pixels that are at most 8 pixels from its edge, `edge_error`, divided by
-  that of its other pixels, `inside_error`. Where it is 1 or less there is no halo.
+  that of its other pixels, `inside_error`. Much of the edge is background that the truth leaves alone, so a halo shows
+  in an `edge_error` above that of the unchanged person, too.
 
 Of several pairs `ciede2000` is the median, and all else the mean.
 """
