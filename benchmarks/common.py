@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -50,11 +51,21 @@ def machine(folder: Path) -> dict[str, Any]:
     return {
         "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": gpu_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "comfyui": version[1] if version else "unknown",
     }
+
+
+def gpu_name() -> str | None:
+    """Asked of a process of its own: torch would take half a gigabyte of the GPU for this one."""
+    if not torch.cuda.is_available():
+        return None
+    if not shutil.which("nvidia-smi"):
+        return torch.cuda.get_device_name()
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
 
 
 def free_port() -> int:
@@ -111,10 +122,10 @@ def started(folder: Path, scratch: Path, port: int, environment: Mapping[str, st
         yield pid
 
 
-def wait_for(port: int, path: str) -> None:
-    """Waits until a server answers 200."""
+def wait_for(port: int, path: str, pid: int | None = None) -> None:
+    """Waits until a server answers 200, as long as its process `pid`, if that is given, lives."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not (pid and has_ended(pid)):
         with contextlib.suppress(OSError, http.client.HTTPException):
             status = Connection(port).get(path)
             if status == 200:
@@ -123,6 +134,14 @@ def wait_for(port: int, path: str) -> None:
                 break
         time.sleep(0.02)
     sys.exit(f"{path} on port {port} does not come to answer 200")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 class Connection:
@@ -197,9 +216,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 def report(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
     """Prints `rows` as a table for docs/benchmarks.md and writes them, with `facts`, to results/NAME.json."""
-    heads = list(rows[0])
-    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(head, "")) for head in heads) + " |")
+    print(f"\n{table(rows)}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=1) + "\n")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` in Markdown, under the keys of all of them."""
+    heads = list({head: None for row in rows for head in row})
+    lines = [heads, ["---"] * len(heads), *([str(row.get(head, "")) for head in heads] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---").replace("--- |", "---|")

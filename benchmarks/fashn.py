@@ -1,13 +1,15 @@
 """FASHN VTON's sampler beside its published algorithm written out plainly: the same weights, inputs and result.
 
-    python benchmarks/fashn.py [--canvas 288x192] [--steps N] [--repeat N] [--tiny]
+    python benchmarks/fashn.py [--canvas 288x192] [--steps N] [--repeat N] [--exact] [--compile]
+                               [--models FOLDER] [--tiny]
     python benchmarks/fashn.py --count
     python benchmarks/fashn.py --load
 
 Both sides load random weights of the published sizes, each in a process of its own, and sample in turns. On a GPU:
-864 x 576, 30 steps, bfloat16, a third side with torch.compile, and ours in float32 to compare with. --count needs no
-data: it counts the operations of an image on tensors without any. --load does what a server does with the published
-size on this machine: it loads the weights, estimates poses with small stand-ins and makes one step at 864 x 576.
+864 x 576, 30 steps, bfloat16. --exact compares both with ours in float32, --compile adds a side with torch.compile.
+--count needs no data: it counts the operations of an image on tensors without any. --load does what a server does with
+the published size on this machine: it loads the weights, estimates poses with small stand-ins and makes one step at
+864 x 576.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 EXACT = "ours, float32"
-SIDES = ("published", "ours", "ours, compiled", EXACT) if CUDA else ("published", "ours")
+LOWEST_DB = 30 if CUDA else 80  # between two sides
 GUIDANCE, UNGUIDED, SEED, CATEGORY = 1.5, 1, 42, 1
 # Of an H100 in bfloat16, in FLOP/s: what its matrix products and its attention reach at best
 LINEAR_RATE, ATTENTION_RATE, ELEMENTWISE_S = 650e12, 550e12, 0.2
@@ -84,6 +86,7 @@ def load(name: str, folder: Path) -> Sample:
 
 def side(name: str, folder: Path, results: Path) -> None:
     """A process that loads one side and samples on every line of its standard input."""
+    torch.backends.cudnn.allow_tf32 = False  # else a convolution in float32 is none
     memory, start = Memory(), time.perf_counter()
     memory.start()
     sample = load(name, folder)
@@ -98,9 +101,12 @@ def side(name: str, folder: Path, results: Path) -> None:
         print(json.dumps({"image_s": seconds, "peak_gb": memory.peak()}), flush=True)
 
 
-def compare(canvas: tuple[int, int], steps: int, repeat: int, sizes: Sizes) -> None:
+def compare(
+    canvas: tuple[int, int], steps: int, repeat: int, sizes: Sizes, models: Path | None, exact: bool, compile: bool
+) -> None:
+    names = ("published", "ours", *(["ours, compiled"] if compile else []), *([EXACT] if exact else []))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = tiny_fashn.write(Path(scratch) / "fashn", sizes)
+        folder = models or tiny_fashn.write(Path(scratch) / "fashn", sizes, DEVICE)
         running = {
             name: subprocess.Popen(
                 [sys.executable, __file__, "--side", name, folder, scratch],
@@ -108,39 +114,57 @@ def compare(canvas: tuple[int, int], steps: int, repeat: int, sizes: Sizes) -> N
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for name in SIDES
+            for name in names
         }
-        loads = {name: json.loads(process.stdout.readline()) for name, process in running.items()}
-        found: dict[str, list[dict]] = {name: [] for name in SIDES}
-        order = json.dumps({"canvas": canvas, "steps": steps})
-        for number in range(repeat + CUDA):  # the first run on a GPU chooses kernels, or compiles them
-            for name, process in running.items():
-                print(order, file=process.stdin, flush=True)
-                figures = json.loads(process.stdout.readline())
-                if number or not CUDA:
-                    found[name].append(figures)
-        results = {name: np.load(Path(scratch) / f"{name}.npy") for name in SIDES}
-        for process in running.values():
-            process.communicate()
+
+        def answer(name: str) -> dict[str, float]:
+            line = running[name].stdout.readline()
+            return json.loads(line) if line else sys.exit(f"{name} ended; look above for the reason.")
+
+        def sampled(name: str, steps: int) -> dict[str, float]:
+            print(json.dumps({"canvas": canvas, "steps": steps}), file=running[name].stdin, flush=True)
+            return answer(name)
+
+        try:
+            loads = {name: answer(name) for name in names}
+            if CUDA:  # the first run chooses kernels, or compiles them
+                for name in names:
+                    sampled(name, 2)
+            found: dict[str, list[dict]] = {name: [] for name in names}
+            for number in range(repeat):
+                for name in names if number == 0 else [name for name in names if name != EXACT]:
+                    found[name].append(sampled(name, steps))
+            results = {name: np.load(Path(scratch) / f"{name}.npy") for name in names}
+        finally:
+            for process in running.values():
+                process.kill()
+                process.wait()
     seconds = {name: median([run["image_s"] for run in runs]) for name, runs in found.items()}
     flops = sum(image_flops(sizes, canvas, steps))
-    rows = []
-    for name in SIDES:
-        close = psnr(*((results[key] + 1) * 127.5 for key in (name, "published")))
-        assert name in ("published", EXACT) or close >= (30 if CUDA else 80), f"{name} is another function: {close:.1f}"
-        rows.append(
-            {
-                "canvas, steps": f"{canvas[0]} x {canvas[1]}, {steps}",
-                "side": name,
-                "image s": f"{seconds[name]:.2f}",
-                "ratio": f"{seconds['published'] / seconds[name]:.2f}",
-                "load s": f"{loads[name]['load_s']:.1f}",
-                "peak GB": f"{max(run['peak_gb'] for run in found[name]):.2f}",
-                "TFLOP/s of ours": f"{flops / seconds[name] / 1e12:.2f}",
-                "PSNR dB": "" if name == "published" else f"{close:.1f}",
-            }
-        )
-    report("fashn", rows, machine=machine(), canvas=canvas, steps=steps, repeat=repeat)
+    levels = {
+        (name, to): psnr(*((results[key] + 1) * 127.5 for key in (name, to)))
+        for name in names
+        for to in ("published", names[-1])
+    }
+    rows = [
+        {
+            "canvas, steps": f"{canvas[0]} x {canvas[1]}, {steps}",
+            "side": name,
+            "image s": f"{seconds[name]:.2f}",
+            "ratio": f"{seconds['published'] / seconds[name]:.2f}",
+            "load s": f"{loads[name]['load_s']:.1f}",
+            "peak GB": f"{max(run['peak_gb'] for run in found[name]):.2f}",
+            "TFLOP/s of ours": f"{flops / seconds[name] / 1e12:.2f}",
+            "PSNR dB": "" if name == "published" else f"{levels[name, 'published']:.1f}",
+            **({"PSNR dB to fp32": f"{levels[name, EXACT]:.1f}"} if exact else {}),
+        }
+        for name in names
+    ]
+    title = f"fashn{'_compiled' if compile else '_gpu' if CUDA else ''}"
+    report(title, rows, machine=machine(), canvas=canvas, steps=steps, repeat=repeat)
+    for name in names:
+        level = levels[name, "published"]
+        assert name in ("published", EXACT) or level >= LOWEST_DB, f"{name} is another function: {level:.1f} dB"
 
 
 def image_flops(sizes: Sizes, canvas: tuple[int, int], steps: int) -> tuple[float, float]:
@@ -231,13 +255,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30 if CUDA else 2)
     parser.add_argument("--repeat", type=int, default=3 if CUDA else 1)
     parser.add_argument("--tiny", action="store_true", help="small weights: says that it runs, nothing about speed")
+    parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--models", type=Path, help="weights of the published sizes, in the published layout")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write:
-        tiny_fashn.write_all(arguments.write, sizes=Sizes())
+        tiny_fashn.write_all(arguments.write, sizes=Sizes(), device=DEVICE)
     elif arguments.side:
         name, folder, results = arguments.side
         side(name, Path(folder), Path(results))
@@ -246,10 +273,12 @@ def main() -> None:
     elif arguments.load:
         load_published()
     elif arguments.tiny:
-        compare(tiny_fashn.CANVAS, 3, 1, tiny_fashn.SIZES)
+        compare(tiny_fashn.CANVAS, 3, 1, tiny_fashn.SIZES, None, arguments.exact, arguments.compile)
     else:
         canvas = tuple(map(int, arguments.canvas.split("x")))
-        compare(canvas, arguments.steps, arguments.repeat, Sizes())
+        compare(
+            canvas, arguments.steps, arguments.repeat, Sizes(), arguments.models, arguments.exact, arguments.compile
+        )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     python benchmarks/kernels.py [--sizes 768x1024] [--models FOLDER]
 
-On a GPU, in fp16, with weights of the published sizes or those in FOLDER. Each choice beside what the sampler does now:
+On a GPU in fp16, with weights of the published sizes or those in FOLDER. Each choice beside what the sampler does now:
 milliseconds, peak memory and PSNR of its result. A choice that the GPU or torch refuses says so in its row.
 """
 
 import argparse
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,8 +26,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.float16) if CUDA else ("cpu", torch.float32)
-REPEAT = 20 if CUDA else 2
+REPEAT = 10 if CUDA else 2
 HEADS, HEAD_DIM = 8, 40  # of the UNet's first level
+FASHN_HEADS, FASHN_HEAD_DIM, FASHN_TOKENS = 10, 128, 2 * (864 // 12) * (576 // 12)  # of FASHN VTON at its canvas
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 
 Result = tuple[float, float, torch.Tensor]
 
@@ -64,7 +69,8 @@ def table(part: str, size: str, choices: dict[str, Callable[[], torch.Tensor]]) 
         try:
             milliseconds, peak, result = measured(work)
         except (RuntimeError, NotImplementedError) as error:
-            rows.append({**row, "ms": f"refused: {str(error).splitlines()[0][:80]}"})
+            reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+            rows.append({**row, "ms": f"refused: {reason}", "peak GB": "", "PSNR dB": ""})
             continue
         exact = result if exact is None else exact
         error = (result - exact).square().mean().item()
@@ -75,42 +81,34 @@ def table(part: str, size: str, choices: dict[str, Callable[[], torch.Tensor]]) 
     return rows
 
 
-def ceiling() -> float:
-    """TFLOP/s of a large matrix product, which nothing here can exceed."""
-    side = 8192 if CUDA else 512
-    a, b = (torch.randn(side, side, device=DEVICE, dtype=DTYPE) for _ in range(2))
-    return 2 * side**3 / measured(lambda: a @ b)[0] / 1e9
+def attention(heads: int, tokens: int, width: int, padding: int = 0) -> dict[str, Callable[[], torch.Tensor]]:
+    """Self-attention of both halves of guidance; and with heads that are padded to `padding`."""
+    q, k, v = (torch.randn(2, heads, tokens, width, device=DEVICE, dtype=DTYPE) for _ in range(3))
+
+    def plain() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    def padded() -> torch.Tensor:
+        wide = [F.pad(tensor, (0, padding - width)) for tensor in (q, k, v)]
+        return F.scaled_dot_product_attention(*wide, scale=width**-0.5)[..., :width]
+
+    choices = with_backends("", plain)
+    return choices | with_backends(f"padded to {padding}, ", padded) if padding else choices
 
 
-def attention(width: int, height: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """The first level's self-attention: person above garment, both halves of guidance."""
-    tokens = 2 * (height // 8) * (width // 8)
-    q, k, v = (torch.randn(2, HEADS, tokens, HEAD_DIM, device=DEVICE, dtype=DTYPE) for _ in range(3))
+def with_backends(name: str, work: Callable[[], torch.Tensor]) -> dict[str, Callable[[], torch.Tensor]]:
+    """`work` with the attention that torch chooses, and with each one alone."""
+    return {f"{name}as torch chooses": work, **{f"{name}{key}": using(work, [key]) for key in BACKENDS}}
 
-    def with_backend(*backends: SDPBackend) -> Callable[[], torch.Tensor]:
-        def run() -> torch.Tensor:
-            with sdpa_kernel(list(backends)):
-                return F.scaled_dot_product_attention(q, k, v)
 
-        return run
+def using(work: Callable[[], torch.Tensor], names: list[str]) -> Callable[[], torch.Tensor]:
+    """`work` with the first of some kinds of attention that can do it."""
 
-    def padded(*backends: SDPBackend) -> Callable[[], torch.Tensor]:
-        def run() -> torch.Tensor:
-            wide = [F.pad(tensor, (0, 64 - HEAD_DIM)) for tensor in (q, k, v)]
-            with sdpa_kernel(list(backends)) if backends else contextlib.nullcontext():
-                return F.scaled_dot_product_attention(*wide, scale=HEAD_DIM**-0.5)[..., :HEAD_DIM]
+    def run() -> torch.Tensor:
+        with sdpa_kernel([BACKENDS[name] for name in names], set_priority=True):
+            return work()
 
-        return run
-
-    return {
-        "as torch chooses": lambda: F.scaled_dot_product_attention(q, k, v),
-        "flash": with_backend(SDPBackend.FLASH_ATTENTION),
-        "cuDNN": with_backend(SDPBackend.CUDNN_ATTENTION),
-        "memory-efficient": with_backend(SDPBackend.EFFICIENT_ATTENTION),
-        "padded to 64, as torch chooses": padded(),
-        "padded to 64, flash": padded(SDPBackend.FLASH_ATTENTION),
-        "padded to 64, cuDNN": padded(SDPBackend.CUDNN_ATTENTION),
-    }
+    return run
 
 
 def unet_step(unet: torch.nn.Module, width: int, height: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -137,10 +135,12 @@ def unet_step(unet: torch.nn.Module, width: int, height: int) -> dict[str, Calla
         graphs[0][0].replay()
         return graphs[0][1]
 
-    choices = {"as it is": plain, "CUDA graph": graph, "channels_last": channels_last}
-    if not CUDA:
-        del choices["CUDA graph"]
-    return choices
+    choices = {"as it is": plain}
+    if CUDA:
+        # the deeper levels have wider heads, for which some attention has no kernel
+        choices |= {f"{name} first": using(plain, [name, *BACKENDS]) for name in BACKENDS}
+        choices["CUDA graph"] = graph
+    return choices | {"channels_last": channels_last}
 
 
 def vae_decode(vae: Any, width: int, height: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -163,6 +163,10 @@ def vae_decode(vae: Any, width: int, height: int) -> dict[str, Callable[[], torc
     return {"as it is": whole, "tiled": tiled, "channels_last": channels_last}
 
 
+def write(rows: list[dict[str, Any]]) -> None:
+    report("kernels", rows, machine=machine(), dtype=str(DTYPE))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["768x1024"] if CUDA else ["192x256"])
@@ -173,13 +177,17 @@ def main() -> None:
         models = arguments.models or write_published(Path(scratch))
         for size in arguments.sizes:
             width, height = map(int, size.split("x"))
-            rows += table("attention, head dimension 40", size, attention(width, height))
+            tokens = 2 * (height // 8) * (width // 8)  # person above garment
+            rows += table("attention, head dimension 40", size, attention(HEADS, tokens, HEAD_DIM, padding=64))
+            if CUDA:
+                fashn = attention(FASHN_HEADS, FASHN_TOKENS, FASHN_HEAD_DIM)
+                rows += table("attention, head dimension 128", "864 x 576", fashn)
+            write(rows)
             pipeline = load_pipeline(*folders(models), dtype=DTYPE).to(DEVICE)
             rows += table("UNet, guided step", size, unet_step(pipeline.unet, width, height))
+            write(rows)
             rows += table("VAE decode", size, vae_decode(pipeline.vae, width, height))
-    limit = ceiling()
-    print(f"a large matrix product: {limit:.0f} TFLOP/s")
-    report("kernels", rows, machine=machine(), dtype=str(DTYPE), ceiling_tflops=limit)
+            write(rows)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from drawing import draw_pair
 from PIL import Image
 
 DEMO = ROOT / ".demo/models"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNET = {"in_channels": 9, "cross_attention_dim": 768}
 VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -69,15 +70,17 @@ def write_published(models: Path) -> Path:
 
     torch.manual_seed(0)
     base, vae, catvton = folders(models)
-    unet = UNet2DConditionModel(**UNET)
-    keys = checkpoint.attention_keys(list(unet.state_dict()))
-    attention = {key: torch.randn(unet.get_parameter(name).shape) * 0.02 for key, name in keys.items()}
+    with torch.device(DEVICE):  # a GPU draws them in no time
+        unet = UNet2DConditionModel(**UNET)
+        keys = checkpoint.attention_keys(list(unet.state_dict()))
+        attention = {key: torch.randn(unet.get_parameter(name).shape) * 0.02 for key, name in keys.items()}
     path = catvton / ATTENTION_FOLDERS["mix"] / "attention/model.safetensors"
     path.parent.mkdir(parents=True)
     save_file(attention, path)
     unet.half().save_pretrained(base / "unet", variant="fp16")
     del unet
-    autoencoder = AutoencoderKL(**VAE)
+    with torch.device(DEVICE):
+        autoencoder = AutoencoderKL(**VAE)
     with torch.no_grad():  # a posterior without spread: its sample is its mean
         autoencoder.quant_conv.weight[4:] = 0
         autoencoder.quant_conv.bias[4:] = -60

@@ -1,11 +1,14 @@
 """The sampler beside CatVTON's published algorithm written out plainly: the same weights, inputs and result.
 
-    python benchmarks/sampler.py [--sizes 192x256 288x384] [--steps N] [--repeat N] [--dtype bfloat16]
+    python benchmarks/sampler.py [--sizes 192x256 288x384] [--steps N] [--repeat N] [--dtype bfloat16 ...]
+                                 [--exact] [--compile] [--models FOLDER]
     python benchmarks/sampler.py --count
 
 Both sides load weights of the published sizes with random numbers, each in a process of its own, and sample in turns.
-On a GPU: 768 x 1024, 50 steps, fp16, a third side with torch.compile, and ours in fp32 to compare with. --count needs
-no GPU: it runs the loop on tensors without data, which no operation can read, and counts what a step does.
+On a GPU: 768 x 1024, 50 steps, fp16. --exact compares all with ours in fp32, which takes longest and comes last;
+--compile adds a side with torch.compile, which takes minutes for each size. What is measured is written down after
+every size and dtype. --count needs no GPU: it runs the loop on tensors without data, which no operation can read, and
+counts what a step does.
 """
 
 import argparse
@@ -36,8 +39,8 @@ from support.reference import Published, skip_cross_attention
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-EXACT = "ours, float32"
-SIDES = ("published", "ours", "ours, compiled", EXACT) if CUDA else ("published", "ours")
+EXACT = "ours", "float32"  # side and dtype
+LOWEST_DB = {"float32": 60, "float16": 40, "bfloat16": 25}  # between two sides of one dtype
 GUIDANCE, SEED = 2.5, 42
 PUBLISHED_PEAK_GB = 5.94  # paper, table 5: 1024 x 768 on an A100
 
@@ -83,94 +86,168 @@ def load_ours(models: Path, dtype: torch.dtype, compile: bool) -> Sample:
     return sample
 
 
-def side(name: str, models: Path, results: Path, dtype: torch.dtype) -> None:
+def side(name: str, models: Path, result: Path, dtype: torch.dtype) -> None:
     """A process that loads one side and samples on every line of its standard input."""
+    torch.backends.cudnn.allow_tf32 = False  # else a convolution in float32 is none
     answer = lambda **figures: print(json.dumps(figures), flush=True)  # noqa: E731
     memory, start = Memory(), time.perf_counter()
     memory.start()
     if name == "published":
         sample = load_published(models, dtype)
     else:
-        sample = load_ours(models, torch.float32 if name == EXACT else dtype, compile="compiled" in name)
+        sample = load_ours(models, dtype, compile="compiled" in name)
     answer(load_s=time.perf_counter() - start, load_gb=memory.peak())
     for line in sys.stdin:
-        order, marks = json.loads(line), []
+        order = json.loads(line)
+        last = order["steps"]
+        marks: dict[int, list[float]] = {}
+        drawn = pictures(order["width"], order["height"])
 
         def mark(step: int, marks=marks) -> None:
             if CUDA:
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.setdefault(step, []).append(time.perf_counter())
 
         # a GPU works behind its host: only the whole is timed there, so that nothing is waited for in between
-        callback = (lambda step, last=order["steps"], mark=mark: step in (0, last) and mark(step)) if CUDA else mark
+        callback = (lambda step, last=last, mark=mark: step in (0, last) and mark(step)) if CUDA else mark
         memory.start()
         start = time.perf_counter()
-        result = sample(*pictures(order["width"], order["height"]), callback=callback, **order)
+        pixels = sample(*drawn, callback=callback, **order)
         end = time.perf_counter()
-        np.save(results / f"{name}.npy", result)
-        steps = np.diff(marks) if not CUDA else np.full(order["steps"], (marks[-1] - marks[0]) / order["steps"])
-        answer(step_s=list(steps), encode_s=marks[0] - start, decode_s=end - marks[-1], peak_gb=memory.peak())
+        np.save(result, pixels)
+        # ours also calls within the VAE: before the loop with the first step's number, after it with the last's
+        first, behind = marks[0][-1], marks[last][0]
+        between = [marks[step][0] for step in range(1, last)] if not CUDA else []
+        steps = [(behind - first) / last] * last if CUDA else np.diff([first, *between, behind])
+        answer(
+            step_s=list(steps), encode_s=first - start, decode_s=end - behind, all_s=end - start, peak_gb=memory.peak()
+        )
 
 
-def compare(sizes: list[tuple[int, int]], steps: int, repeat: int, dtype: str, models: Path | None) -> None:
+class Running:
+    """The process of one side."""
+
+    def __init__(self, name: str, dtype: str, models: Path, scratch: Path) -> None:
+        self._result = scratch / f"{name}-{dtype}.npy"
+        command = [sys.executable, __file__, "--side", name, models, self._result, "--dtype", dtype]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.load: dict[str, float] = {}
+
+    def answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self._result.stem} ended; look above for the reason.")
+        return json.loads(line)
+
+    def sample(self, **order: int) -> dict[str, Any]:
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self.answer()
+
+    @property
+    def result(self) -> np.ndarray:
+        return np.load(self._result)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def compare(
+    sizes: list[tuple[int, int]],
+    steps: int,
+    repeat: int,
+    dtypes: list[str],
+    models: Path | None,
+    exact: bool,
+    compile: bool,
+) -> None:
+    names = ("published", "ours", *(["ours, compiled"] if compile else []))
+    sides = [(name, dtype) for dtype in dtypes for name in names]
+    sides += [EXACT] if exact and EXACT not in sides else []
     with tempfile.TemporaryDirectory() as scratch:
         if models is None:
             models = Path(scratch) / "models"
             # in a process of its own, which gives its memory back
             subprocess.run([sys.executable, __file__, "--write", models], check=True)
-        running = {
-            name: subprocess.Popen(
-                [sys.executable, __file__, "--side", name, models, scratch, "--dtype", dtype],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for name in SIDES
+        title = f"sampler{'_compiled' if compile else '_gpu' if CUDA else ''}"
+        running = {side: Running(*side, models, Path(scratch)) for side in sides}
+        try:
+            measure(running, names, sizes, steps, repeat, dtypes, exact, title)
+        finally:
+            for process in running.values():
+                process.end()
+
+
+def measure(
+    running: dict[tuple[str, str], Running],
+    names: tuple[str, ...],
+    sizes: list[tuple[int, int]],
+    steps: int,
+    repeat: int,
+    dtypes: list[str],
+    exact: bool,
+    title: str,
+) -> None:
+    for process in running.values():
+        process.load = process.answer()
+    facts = {"machine": machine(), "steps": steps, "repeat": repeat}
+    print(json.dumps(facts))
+    loads = [
+        {
+            "side": name,
+            "dtype": dtype,
+            "load s": f"{process.load['load_s']:.1f}",
+            "peak GB": f"{process.load['load_gb']:.2f}",
         }
-        loads = {name: json.loads(process.stdout.readline()) for name, process in running.items()}
-        rows = []
-        for width, height in sizes:
-            found: dict[str, list[dict]] = {name: [] for name in SIDES}
-            order = json.dumps({"width": width, "height": height, "steps": steps})
-            for number in range(repeat + CUDA):  # the first run on a GPU chooses kernels, or compiles them
-                for name, process in running.items():
-                    print(order, file=process.stdin, flush=True)
-                    figures = json.loads(process.stdout.readline())
-                    if number or not CUDA:
-                        found[name].append(figures)
-            results = {name: np.load(Path(scratch) / f"{name}.npy") for name in SIDES}
-            rows += [row(name, width, height, dtype, found, results) for name in SIDES]
-        for process in running.values():
-            process.communicate()
-    load_rows = [
-        {"side": name, "load s": f"{load['load_s']:.1f}", "peak GB": f"{load['load_gb']:.2f}"}
-        for name, load in loads.items()
+        for (name, dtype), process in running.items()
     ]
-    print(json.dumps(machine()))
-    name = f"sampler_{dtype}" if CUDA else "sampler"
-    report(f"{name}_load", load_rows, machine=machine(), dtype=dtype)
-    report(name, rows, machine=machine(), dtype=dtype, steps=steps, repeat=repeat)
+    report(f"{title}_load", loads, **facts)
+    rows: list[dict[str, Any]] = []
+    for width, height in sizes:
+        order = {"width": width, "height": height}
+        if CUDA:  # the first run chooses kernels, or compiles them
+            for process in running.values():
+                process.sample(**order, steps=2)
+        made: dict[tuple[str, str], np.ndarray] = {}
+        for dtype in dtypes:
+            found: dict[str, list[dict]] = {name: [] for name in names}
+            for _ in range(repeat):
+                for name, runs in found.items():
+                    runs.append(running[name, dtype].sample(**order, steps=steps))
+            results = {name: running[name, dtype].result for name in names}
+            made |= {(name, dtype): result for name, result in results.items()}
+            rows += [row(name, width, height, dtype, found, results) for name in names]
+            report(title, rows, **facts)
+        if exact:
+            running[EXACT].sample(**order, steps=steps)
+            for made_row in rows[-len(made) :]:
+                level = psnr(made[made_row["side"], made_row["dtype"]], running[EXACT].result)
+                made_row["PSNR dB to fp32"] = f"{level:.1f}"
+            report(title, rows, **facts)
+    strangers = [row for row in rows if row["PSNR dB"] and float(row["PSNR dB"]) < LOWEST_DB[row["dtype"]]]
+    assert not strangers, f"computes another function: {strangers}"
 
 
 def row(name: str, width: int, height: int, dtype: str, found: dict, results: dict) -> dict[str, Any]:
     step = {side: median([seconds for run in runs for seconds in run["step_s"]]) for side, runs in found.items()}
-    middle = {key: median([run[key] for run in found[name]]) for key in ("encode_s", "decode_s")}
-    peak = {side: max(run["peak_gb"] for run in runs) for side, runs in found.items()}
-    close = psnr(results[name], results["published"])
-    lowest = {"float32": 60, "float16": 40, "bfloat16": 25}[dtype]
-    assert name in ("published", EXACT) or close >= lowest, f"{name} is another function: {close:.1f} dB"
+    middle = {side: median([run["all_s"] for run in runs]) for side, runs in found.items()}
+    parts = {key: median([run[key] for run in found[name]]) for key in ("encode_s", "decode_s")}
+    peak = max(run["peak_gb"] for run in found[name])
     figures = {
         "size": f"{width} x {height}",
+        "dtype": dtype,
         "side": name,
-        "guided step s": f"{step[name]:.3f}",
+        "guided step s": f"{step[name]:.4f}",
         "ratio": f"{step['published'] / step[name]:.2f}",
-        "encode s": f"{middle['encode_s']:.2f}",
-        "decode s": f"{middle['decode_s']:.2f}",
-        "peak GB": f"{peak[name]:.2f}",
-        "PSNR dB": "" if name == "published" else f"{close:.1f}",
+        "encode s": f"{parts['encode_s']:.2f}",
+        "decode s": f"{parts['decode_s']:.2f}",
+        "image s": f"{middle[name]:.2f}",
+        "ratio of images": f"{middle['published'] / middle[name]:.2f}",
+        "peak GB": f"{peak:.2f}",
+        "PSNR dB": "" if name == "published" else f"{psnr(results[name], results['published']):.1f}",
     }
+    figures["PSNR dB to fp32"] = ""  # which comes last
     if CUDA:
-        figures["PSNR dB to fp32"] = f"{psnr(results[name], results[EXACT]):.1f}"
         figures["TFLOP/s"] = f"{step_flops(width, height) / step[name] / 1e12:.0f}"
         figures["published peak GB"] = PUBLISHED_PEAK_GB if (width, height) == (768, 1024) else ""
     return figures
@@ -255,7 +332,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50 if CUDA else 2)
     parser.add_argument("--repeat", type=int, default=3 if CUDA else 1)
     parser.add_argument("--count", action="store_true")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16" if CUDA else "float32")
+    parser.add_argument("--dtype", nargs="+", choices=LOWEST_DB, default=["float16" if CUDA else "float32"])
+    parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--models", type=Path, help="weights to use, in the published layout")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
@@ -263,13 +342,16 @@ def main() -> None:
     if arguments.write:
         write_published(arguments.write)
     elif arguments.side:
-        name, models, results = arguments.side
-        side(name, Path(models), Path(results), getattr(torch, arguments.dtype))
+        name, models, result = arguments.side
+        side(name, Path(models), Path(result), getattr(torch, *arguments.dtype))
     elif arguments.count:
         count(768, 1024)
     else:
         sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes]
-        compare(sizes, arguments.steps, arguments.repeat, arguments.dtype, arguments.models)
+        compare(
+            sizes, arguments.steps, arguments.repeat, arguments.dtype, arguments.models,
+            arguments.exact, arguments.compile,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,114 +1,174 @@
-"""Scores of the demo's weights on held-out pairs: `python training/evaluate.py --pairs 200 --sheet 24`.
+"""Judges the demo's weights on drawn pairs that they never saw: `python training/evaluate.py`.
 
-Two figures, both of the area where the truth wears the garment: CIEDE2000 between the garment's main colour and the
-result's, and how often the result's colours are nearer to its own garment than to nine others of the same cloth type.
+`scores.py` says what the figures mean. The sampler works as in `workflows/demo.json`, unless options say otherwise, and
+its result is pasted into the person image as there. For comparison the table has the VAE alone, which is given the
+truth, the person image as it was, and the truth itself.
+
+Writes to the output folder: `scores.json`; `sheet.jpg`, which shows 24 times person, garment, result and truth; and
+`letters.jpg`, which shows 24 prints beside the true ones, to see whether they can be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from skimage.color import deltaE_ciede2000, rgb2lab
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from drawing import Pair, draw_pair  # noqa: E402
+from scores import scores, table  # noqa: E402
+from sheets import sheet  # noqa: E402
 
 FIRST_SEED = 500_000  # of the scored pairs; training draws from data.FIRST_SEED up
-CHOICES = 10
+SHOWN = 24
+WORKFLOW = ROOT / "workflows" / "demo.json"
+RENAMED = {"steps": "num_inference_steps", "cfg": "guidance_scale"}  # inputs of the node, options of the pipeline
+OPTIONS = ("width", "height", "num_inference_steps", "guidance_scale", "mask_blur")
+DEFAULTS = {"scheduler": "ddim", "guidance_start": 0.0, "guidance_end": 1.0}
 
 
-def colours(picture: Image.Image, area: np.ndarray) -> np.ndarray:
-    """(5, 3): the 10th, 30th, 50th, 70th and 90th percentiles of L*, a* and b* in a boolean (H, W) area."""
-    return np.percentile(rgb2lab(np.asarray(picture)[area]), [10, 30, 50, 70, 90], axis=0)
+def demo_options() -> tuple[dict[str, Any], int]:
+    """Returns the pipeline's options in the demo's workflow, and the width of its seam in the sampler's pixels."""
+    inputs = {node["class_type"]: node["inputs"] for node in json.loads(WORKFLOW.read_text()).values()}
+    sampler = DEFAULTS | {RENAMED.get(name, name): value for name, value in inputs["TryOnCatVTON"].items()}
+    return {name: sampler[name] for name in (*OPTIONS, *DEFAULTS)}, inputs["TryOnPaste"]["feather"]
 
 
-def on_paper(garment: Image.Image) -> np.ndarray:
-    """(H, W) bool: where a garment lies on the white paper."""
-    return np.asarray(garment).min(-1) < 250
+def draw(count: int, size: tuple[int, int]) -> list[Pair]:
+    """Draws the first `count` scored pairs in a size of (width, height) pixels, one on each core."""
+    import torch
+
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as workers:
+        return [*workers.map(partial(draw_pair, width=size[0], height=size[1]), seeds, chunksize=4)]
 
 
-def results(dress: Callable[..., np.ndarray], pairs: list[Pair], **options) -> list[Image.Image]:
-    """What `dress(person, garment, mask, ...)` makes of every pair, pasted into the person's image by the mask."""
+def results(dress: Callable[..., Any], pairs: list[Pair], feather: int, **options: Any) -> list[Image.Image]:
+    """Returns what `dress(person, garment, mask, seeds, ...)` makes of each pair, pasted into the person image."""
+    return [
+        pasted(pair, dress(pair.person, pair.garment, pair.mask, seeds=(number,), **options)[0], feather)
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def rebuilt(pipeline: Any, pairs: list[Pair], feather: int, size: tuple[int, int]) -> list[Image.Image]:
+    """Returns what the VAE alone makes of each truth in the sampler's size, pasted into the person image."""
+    import torch
+    from comfyui_tryon.catvton.processing import image_to_tensor, resize_and_crop
+
     made = []
-    for index, pair in enumerate(pairs):
-        width, height = pair.person.size
-        picture = dress(pair.person, pair.garment, pair.mask, seeds=(index,), width=width, height=height, **options)[0]
-        made.append(Image.composite(Image.fromarray(np.asarray(picture)), pair.person, pair.mask))
+    with torch.inference_mode():
+        for pair in pairs:
+            pixels = image_to_tensor(resize_and_crop(pair.worn, size)).to(pipeline.vae.device)
+            latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+            made.append(pasted(pair, pipeline.decode(latents)[0], feather))
     return made
 
 
-def scores(pairs: list[Pair], made: list[Image.Image]) -> dict[str, float]:
-    """Median CIEDE2000 to the own garment and to all others, and the share of right picks among ten."""
-    rng = np.random.default_rng(0)
-    worn = [colours(picture, np.asarray(pair.dressed) > 0) for pair, picture in zip(pairs, made, strict=True)]
-    flat = [colours(pair.garment, on_paper(pair.garment)) for pair in pairs]
-    difference = deltaE_ciede2000(np.array(worn)[:, None, 2], np.array(flat)[None, :, 2])
-    own, others = np.diag(difference), difference[~np.eye(len(pairs), dtype=bool)]
-    right = []
-    for i, pair in enumerate(pairs):
-        same = [j for j in range(len(pairs)) if j != i and pairs[j].cloth_type == pair.cloth_type]
-        chosen = rng.choice(same, min(CHOICES - 1, len(same)), replace=False)
-        distance = [np.abs(worn[i] - flat[j]).sum() for j in [i, *chosen]]
-        right.append(int(np.argmin(distance)) == 0)
-    return {
-        "ciede2000": float(np.median(own)),
-        "ciede2000_shuffled": float(np.median(others)),
-        "nearest_of_ten": float(np.mean(right)),
-    }
+def pasted(pair: Pair, made: Any, feather: int) -> Image.Image:
+    """Puts uint8 (h, w, 3) that a sampler made into the pair's person image, inside the pair's mask."""
+    import torch
+    from comfyui_tryon.framing.paste import paste
+    from comfyui_tryon.framing.window import Window
+
+    def floats(image: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)
+
+    whole = Window(0, 0, *pair.person.size)
+    image = paste(floats(pair.person)[None], floats(made)[None], floats(pair.mask), whole, feather)
+    return Image.fromarray(image[0].mul(255).round().byte().numpy())
 
 
-def contact_sheet(pairs: list[Pair], made: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Person, garment, result for every pair, `columns` triples a row."""
-    width, height = pairs[0].person.size
-    rows = -(-len(pairs) // columns)
-    picture = Image.new("RGB", ((3 * width + 12) * columns - 12, (height + 12) * rows - 12), "white")
-    for index, (pair, result) in enumerate(zip(pairs, made, strict=True)):
-        for position, cell in enumerate((pair.person, pair.garment, result)):
-            x, y = index % columns * (3 * width + 12) + position * width, index // columns * (height + 12)
-            picture.paste(cell, (x, y))
-    return picture
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Returns `function`, whose calls then add the seconds they take to a list, and say how many there were."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        start = time.monotonic()
+        result = function(*arguments, **options)
+        seconds.append(time.monotonic() - start)
+        if len(seconds) % 20 == 0:
+            print(f"{len(seconds)} images", file=sys.stderr, flush=True)
+        return result
+
+    return call
+
+
+def prints(pairs: list[Pair], made: list[Image.Image]) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """Yields the surroundings of each print, as it was made and as it truly is."""
+    for pair, image in zip(pairs, made, strict=True):
+        box = getattr(pair, "print_box", None)
+        if box:
+            margin = (box[2] - box[0]) // 8
+            near = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+            yield image.crop(near), pair.worn.crop(near)
+
+
+def write_sheets(folder: Path, pairs: list[Pair], made: list[Image.Image]) -> None:
+    """Writes sheet.jpg, and letters.jpg if any pair has a print."""
+    shown = [(pair.person, pair.garment, image, pair.worn) for pair, image in islice(zip(pairs, made), SHOWN)]
+    sheet(shown, (192, 256), 3, gap=4).save(folder / "sheet.jpg", quality=90)
+    if both := [*islice(prints(pairs, made), SHOWN)]:
+        sheet(both, (256, 192), 3, gap=4).save(folder / "letters.jpg", quality=92)
 
 
 def main() -> None:
+    import torch
     from comfyui_tryon.catvton.checkpoint import load_pipeline
 
+    options, feather = demo_options()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--sheet", type=int, default=24, help="results on the contact sheet")
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=1.5)
-    parser.add_argument("--mask-blur", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=ROOT / "training" / "output")
+    parser.add_argument("--size", type=int, nargs=2, default=[384, 512], metavar="PIXELS", help="of the pairs")
+    for name, value in (options | {"feather": feather}).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=ROOT / "training" / "output", metavar="FOLDER")
     arguments = parser.parse_args()
-    pairs = [draw_pair(FIRST_SEED + index, *arguments.size) for index in range(arguments.pairs)]
-    with tempfile.TemporaryDirectory() as folder:
-        demo = checkpoint.write(Path(folder))
+    options = {name: getattr(arguments, name) for name in options}
+    feather, size, folder = arguments.feather, arguments.size, arguments.output
+
+    pairs = draw(arguments.pairs, size)
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as weights:
+        demo = checkpoint.write(Path(weights))
         pipeline = load_pipeline(demo / checkpoint.BASE, demo / checkpoint.VAE, demo / checkpoint.CATVTON)
-    start = time.monotonic()
-    made = results(
-        pipeline,
-        pairs,
-        num_inference_steps=arguments.steps,
-        guidance_scale=arguments.guidance,
-        mask_blur=arguments.mask_blur,
-    )
-    print(f"{(time.monotonic() - start) / len(pairs):.2f} s a picture")
-    print(scores(pairs, made))
-    print("the truth itself:", scores(pairs, [pair.worn for pair in pairs]))
-    print("undressed:", scores(pairs, [pair.person for pair in pairs]))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pairs[: arguments.sheet], made[: arguments.sheet]).save(arguments.output / "sheet.png")
+    pipeline.to(arguments.device)
+    seconds: list[float] = []
+    made = results(timed(pipeline, seconds), pairs, feather, **options)
+    rows = {
+        "demo": scores(pairs, made),
+        "VAE alone": scores(pairs, rebuilt(pipeline, pairs, feather, (options["width"], options["height"]))),
+        "person": scores(pairs, [pair.person for pair in pairs]),
+        "truth": scores(pairs, [pair.worn for pair in pairs]),
+    }
+    print(table(rows))
+    an_image = statistics.median(seconds)
+    where = f"{arguments.threads} threads" if arguments.device == "cpu" else arguments.device
+    print(f"{len(pairs)} pairs of {size[0]} x {size[1]}; {an_image:.2f} s an image on {where}")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**options, "feather": feather, "pairs": len(pairs), "size": size}
+    report = {"settings": settings, "seconds": {where: an_image}, "scores": rows}
+    (folder / "scores.json").write_text(json.dumps(report, indent=2))
+    write_sheets(folder, pairs, made)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,23 @@ async def test_a_canceled_run_holds_nothing_that_its_nodes_have_made():
         gc.enable()
 
 
+async def test_what_a_node_held_that_ran_out_of_memory_is_free_before_the_models_are_unloaded(monkeypatch):
+    class Tensor:
+        """What can be referred to weakly."""
+
+    held, freed = [], []
+
+    def run(self):
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise MemoryError
+
+    engine = EmbeddedEngine({"Full": node(run=run)})
+    monkeypatch.setattr(engine, "_unload", lambda: freed.append(held[0]() is None))
+    assert (await outcome(engine, "Full")).is_out_of_memory
+    assert freed == [True]
+
+
 async def test_models_that_cannot_be_unloaded_do_not_end_it_either(engine, monkeypatch):
     monkeypatch.setattr(engine, "_unload", raising(RuntimeError))
     assert (await outcome(engine, "memory")).is_out_of_memory

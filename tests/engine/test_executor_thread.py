@@ -1,10 +1,13 @@
 """What keeps ComfyUI's executor thread going, and its queue watched, tried on stand-ins for ComfyUI's own."""
 
 import asyncio
+import gc
 import heapq
 import queue
+import sys
 import threading
 import types
+import weakref
 
 import pytest
 from comfyui_tryon import metrics
@@ -144,6 +147,43 @@ def test_a_fault_of_the_request_interrupts_and_is_told():
     error = NoPersonFound()
     assert isinstance(raised_by(error, on_requests_fault=told.append), Interruption) and told == [error]
     assert raised_by(error, ours=False) is error
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_failed_node_held_is_free_before_comfyui_unloads_its_models(ours):
+    class Tensor:
+        """What can be referred to weakly."""
+
+    held: list[weakref.ref] = []
+
+    def helper():
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise KeyError
+
+    def node():
+        try:
+            helper()
+        except KeyError:
+            tensor = Tensor()
+            held.append(weakref.ref(tensor))
+            raise MyMemoryError  # noqa: B904
+
+    def execute() -> list[bool]:
+        try:
+            execution.get_output_data()
+        except Exception:
+            _, _, trace = sys.exc_info()  # ComfyUI's own cycle: the traceback has this frame, this frame the traceback
+            return [reference() is None for reference in held] if trace else []
+        return []
+
+    execution = types.SimpleNamespace(get_output_data=node)
+    guard_nodes(execution, Interruption, lambda: ours, pytest.fail)
+    gc.disable()
+    try:
+        assert execute() == [ours, ours]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,17 @@ CANVAS = 144, 96
 PUBLISHED = DATA / "fashn/weights"  # tiny pose estimators and a tiny human parser in the published layout
 
 
-def weights(sizes: Sizes = SIZES, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Makes bfloat16 tensors by their published names. Modulations and norms are not what they start a training with,
-    so that a mistake with any of them shows."""
+def weights(sizes: Sizes = SIZES, seed: int = 1, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Draws bfloat16 tensors by their published names, on `device`: each kind has a generator of its own.
+
+    Modulations and norms are not what they start a training with, so that a mistake with any of them shows.
+    """
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in FashnNetwork(sizes).state_dict().items()}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     made = {}
     for name, shape in shapes.items():
-        values = torch.randn(shape, generator=generator)
+        values = torch.randn(shape, generator=generator, device=device)
         if name.endswith(".scale"):
             values = 1 + 0.3 * values
         elif name.endswith(".bias"):
@@ -36,16 +38,16 @@ def weights(sizes: Sizes = SIZES, seed: int = 1) -> dict[str, torch.Tensor]:
     return made | {"patch_mixer_token": torch.zeros(1, 1, 3 * sizes.patch**2, dtype=torch.bfloat16)}
 
 
-def write(folder: Path, sizes: Sizes = SIZES) -> Path:
+def write(folder: Path, sizes: Sizes = SIZES, device: str = "cpu") -> Path:
     """Writes `folder`/model.safetensors; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights(sizes), folder / "model.safetensors")
+    save_file(weights(sizes, device=device), folder / "model.safetensors")
     return folder
 
 
-def write_all(folder: Path, parser: bool = False, sizes: Sizes = SIZES) -> Path:
+def write_all(folder: Path, parser: bool = False, sizes: Sizes = SIZES, device: str = "cpu") -> Path:
     """Writes the network, the pose estimator and, if asked for, the human parser into `folder`; returns it."""
-    write(folder, sizes)
+    write(folder, sizes, device)
     for name in ["dwpose", *(["human-parser"] if parser else [])]:
         shutil.copytree(PUBLISHED / name, folder / name)
     return folder

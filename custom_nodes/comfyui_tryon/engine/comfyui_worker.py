@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import metrics
 from .interface import REQUEST_FAULTS
-from .raised import text_of, trace_of, type_name
+from .raised import let_go, text_of, trace_of, type_name
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def guard_nodes(
     """Has ComfyUI receive only ordinary exceptions with a short text from the nodes of prompts that are this pack's.
 
     Anything else ends ComfyUI's executor thread or fills its log, and ComfyUI has no hook around a node. What is the
-    request's fault it takes for an interruption, since it writes a traceback to its log for everything else.
+    request's fault it takes for an interruption, since it writes a traceback to its log for everything else. What the
+    nodes held is freed first, so that ComfyUI has the memory when it unloads the models.
 
     Args:
         execution: ComfyUI's module of that name.
@@ -89,7 +90,10 @@ def guard_nodes(
         try:
             yield
         except BaseException as error:
-            if not is_ours() or isinstance(error, interruption):
+            if not is_ours():
+                raise
+            let_go(error)
+            if isinstance(error, interruption):
                 raise
             if type_name(error) in REQUEST_FAULTS:
                 on_requests_fault(error)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link
-from .raised import trace_of, type_name
+from .raised import let_go, trace_of, type_name
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,7 @@ class EmbeddedEngine:
 
     def _failure(self, run: Run, error: BaseException) -> NodeFailed:
         node_type = str(run.prompt.get(self._node, {}).get("class_type"))
+        let_go(error)  # before the models are unloaded, which returns the memory
         failure = NodeFailed.of(self._node, node_type, error)
         if not failure.is_requests_fault:
             logger.error("Node %s (%s) failed:\n%s", self._node, node_type, trace_of(error))

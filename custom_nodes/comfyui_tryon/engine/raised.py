@@ -1,4 +1,4 @@
-"""Says what an exception is, whatever it is: a node's text may be huge, not encodable or impossible to get."""
+"""Says what an exception is, and frees what it holds: a node's text may be huge, not encodable or impossible to get."""
 
 import traceback
 
@@ -32,3 +32,18 @@ def trace_of(error: BaseException, limit: int = MAX_TEXT) -> str:
         return bounded("".join(traceback.format_exception(type(error), error, error.__traceback__)), limit)
     except BaseException as raised:
         return f"{type_name(error)}, whose traceback cannot be had, which raises {type_name(raised)}"
+
+
+def let_go(error: BaseException) -> None:
+    """Frees what the functions in the traceback of `error`, and of what was raised before it, held in variables.
+
+    ComfyUI keeps a traceback in a reference cycle until it next collects garbage, up to 10 s later. So long the tensors
+    of a node that ran out of memory would fill the GPU: the next image fails, or cuDNN, short of workspace, chooses
+    other convolutions, which round differently.
+    """
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        traceback.clear_frames(following.__traceback__)
+        following = following.__context__
