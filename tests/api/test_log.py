@@ -116,15 +116,22 @@ spec = importlib.util.spec_from_file_location("log", sys.argv[1])
 log = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(log)
 log.begin(as_json=True)
-sys.stdout = io.TextIOWrapper(sys.stdout.buffer, line_buffering=True)  # as ComfyUI does
+class Kept(io.TextIOWrapper):  # as ComfyUI does
+    kept = []
+    def write(self, text):
+        if text.startswith("\\r"):
+            self.kept[-1]
+        self.kept.append(text)
+        return super().write(text)
+sys.stdout, sys.stderr = (Kept(stream.buffer, line_buffering=True) for stream in (sys.stdout, sys.stderr))
 logging.basicConfig(format="%(message)s", level=logging.INFO)
+for done in range(3):
+    print(f"\\rbar {done}", end="", file=sys.stderr, flush=True)
+print(file=sys.stderr)
 logging.info("logged")
 logging.getLogger("library").error("of a library\\nin two lines")
 print("printed", end=" ")
 print("at once")
-for done in range(3):
-    print(f"\\rbar {done}", end="", file=sys.stderr, flush=True)
-print(file=sys.stderr)
 sys.stderr.buffer.write("größer\\n".encode())
 print("{not json")
 print()
@@ -139,8 +146,9 @@ sys.exit("the end")
     )
     assert result.returncode == 1
     found = [(entry["level"], entry["logger"], entry["message"]) for entry in entries(result.stderr)]
-    assert found[:2] == [("INFO", "root", "logged"), ("ERROR", "library", "of a library\nin two lines")]
-    assert ("INFO", "stderr", "bar 2") in found and ("INFO", "stderr", "größer") in found
+    assert found[0] == ("INFO", "stderr", "bar 2")
+    assert found[1:3] == [("INFO", "root", "logged"), ("ERROR", "library", "of a library\nin two lines")]
+    assert ("INFO", "stderr", "größer") in found
     assert any(logger == "py.warnings" and "a warning" in message for _, logger, message in found)
     assert ("ERROR", "root", "The thread worker has ended.") in found and found[-1] == ("INFO", "stderr", "the end")
     assert "ZeroDivisionError" in next(entry["exception"] for entry in entries(result.stderr) if "exception" in entry)
