@@ -1,5 +1,8 @@
 # syntax=docker/dockerfile:1
 
+# A ComfyUI in /comfyui with its Python in /opt/venv, and uv; docs/deployment.md says which are known.
+ARG BASE=runpod/worker-comfyui:5.4.0-base
+
 # The weight files, and nothing else of the repositories that hold them.
 FROM python:3.13-slim AS weights
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -27,7 +30,8 @@ RUN --mount=type=secret,id=hf_token \
     fi
 
 
-FROM runpod/worker-comfyui:5.4.0-base
+# hadolint ignore=DL3006
+FROM $BASE
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # RunPod probes both ports; one serves both.

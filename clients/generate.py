@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes what both clients take from the OpenAPI document: fields, enumerations, replies, error codes and the version.
+"""Writes what both clients take from the OpenAPI document: fields, enumerations, replies, error codes and the version,
+which pyproject.toml states; the pack has it from here too, as it may be installed without that file.
 
 python clients/generate.py            writes the files
 python clients/generate.py --check    names the files that differ, and exits with status 1 if there are any
@@ -22,6 +23,7 @@ RENAMED = {"bytes": "size"}
 EXACT_IN_JAVASCRIPT = 2**53 - 1
 NOTE = "Generated from the OpenAPI document by clients/generate.py; edit that instead."
 WIDTH = 116
+PACK = '"""The version. Generated from pyproject.toml by clients/generate.py; edit that instead."""\n\nVERSION = "{}"\n'
 
 Schema = dict[str, Any]
 
@@ -35,6 +37,7 @@ def files(document: Schema, version: str) -> dict[Path, str]:
         ROOT / "clients/typescript/src/types.ts": TypeScript(document).declarations(),
         ROOT / "clients/typescript/src/generated.js": TypeScript(document).values(version),
         package: json.dumps(settings, indent=2) + "\n",
+        ROOT / "custom_nodes/comfyui_tryon/version.py": PACK.format(version),
     }
 
 

@@ -13,6 +13,7 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 # From the top down; a module may import from rows below its own, and from its own folder.
 LAYERS = [
     ["", "__main__", "check"],
+    ["launch", "standalone"],
     ["server"],
     ["lifecycle"],
     ["api"],
@@ -30,7 +31,7 @@ LAYERS = [
     ["exchange", "images", "schema", "log", "metrics"],
     ["datauri"],
     ["errors", "hints", "settings", "imagefiles"],
-    ["cpus", "guard", "hosts", "keys", "origins", "signing"],
+    ["cpus", "guard", "hosts", "keys", "origins", "signing", "version"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

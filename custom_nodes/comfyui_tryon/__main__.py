@@ -1,39 +1,18 @@
-"""The API without ComfyUI: `python -m comfyui_tryon`."""
+"""`python -m comfyui_tryon` serves the API without ComfyUI; with a mode, such as --demo, it does what start.sh does."""
 
-import logging
-import os
 import sys
-
-from aiohttp import web
-
-from .engine import install
-from .engine.embedded import EmbeddedEngine
-from .guard import end
-from .nodes import NODE_CLASS_MAPPINGS
-from .server import Server
-from .settings import SettingsError, settings
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to
-    try:
-        chosen = settings()
-    except SettingsError as error:
-        sys.exit(str(error))
-    logging.info("No ComfyUI here: the embedded engine serves the same API, without the web page and other nodes.")
-    app = web.Application()
-    Server(chosen, install(EmbeddedEngine(NODE_CLASS_MAPPINGS))).attach(app)
-    hosts = chosen.listen.split(",")
-    try:
-        web.run_app(
-            app, host=hosts, port=chosen.port, access_log=None, print=None, handle_signals=False, shutdown_timeout=1
-        )
-    except OSError as error:
-        logging.error("Cannot start: %s. PORT and LISTEN say where to listen.", error.strerror or error)
-        end(1)
-    end(0)
+    """Serves the API on the embedded engine."""
+    from .standalone import serve  # needs the packages, which a mode may have yet to install
+
+    serve()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        from .launch import modes
+
+        modes.main(sys.argv[1:])
     main()

@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import log
 from .settings import PACK, Settings, SettingsError, settings
 from .weights import integrity
 from .weights.download import DownloadError
@@ -290,7 +291,7 @@ def main() -> None:
     try:
         check_start()
     except (SettingsError, WeightsMissing, DownloadError, Problem) as error:
-        sys.exit(str(error))
+        log.leave(str(error))
 
 
 if __name__ == "__main__":

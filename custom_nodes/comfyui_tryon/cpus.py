@@ -1,6 +1,6 @@
 """How many CPU cores this process may use: a container's quota is no part of what os.cpu_count() says.
 
-start.sh runs this file by its path; it imports nothing but Python's own modules.
+It imports nothing but Python's own modules, because launch/ asks before anything is installed.
 """
 
 import math
@@ -15,6 +15,13 @@ def available(root: Path = Path("/")) -> int:
     `root` is where /proc and /sys/fs/cgroup are.
     """
     return min([_allowed(), *(math.ceil(quota) for quota in _quotas(root))])
+
+
+def limit() -> int | None:
+    """Returns the cores of a quota that is less than this process may run on, or None: then the libraries find out by
+    themselves, and count physical cores."""
+    cores = available()
+    return cores if cores < _allowed() else None
 
 
 def _allowed() -> int:
@@ -55,8 +62,3 @@ def _read(path: Path) -> str:
         return path.read_text()
     except (OSError, ValueError):
         return ""
-
-
-if __name__ == "__main__":
-    if available() < _allowed():  # else the libraries find out by themselves, and count physical cores
-        print(available())

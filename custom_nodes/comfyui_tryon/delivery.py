@@ -101,14 +101,9 @@ class Delivery:
         files = [await asyncio.wrap_future(image.file) for image in delivered]
         reports = [None if image.report is None else await _ended(image.report) for image in delivered]
         mask = None if self._mask is None else await asyncio.to_thread(_png, self._mask)
-        done = time.perf_counter()
-        stages = {
-            "decode": request.decoded - (request.fetched or request.arrived),
-            "queue": request.started - request.queued,
-            "execute": request.ended - request.started,
-            "encode": done - request.ended,
-            "total": done - request.arrived,
-        }
+        request.encoded = time.perf_counter()
+        request.sizes["images"] = [list(image.size) for image in delivered]
+        stages = request.stages()
         places = [image.place for image in delivered]
         return Result(
             images=files,

@@ -3,6 +3,8 @@
 import secrets
 from typing import Any
 
+import numpy as np
+
 from .errors import ApiError
 from .schema import DRAWN_SEED_MAX, PARAMETERS, SEED_MAX, TryonRequest
 from .workflows.binding import Workflow
@@ -72,3 +74,11 @@ def draw_seed(workflow: Workflow, num_images: int) -> int:
     low, high = workflow.limits.get("seed", (0, SEED_MAX))
     first, last = int(max(low, 0)), int(min(high, DRAWN_SEED_MAX)) - num_images + 1
     return first + secrets.randbelow(max(last - first + 1, 1))
+
+
+def images_of(sent: dict[str, np.ndarray], number: int, person: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns the images of a run by their fields: of several garments the one with `number`, on `person`."""
+    found = {name: pixels for name, pixels in sent.items() if "[" not in name}
+    if (several := sent.get(f"garment_image[{number}]")) is not None:
+        found["garment_image"] = several
+    return found if person is None else found | {"person_image": person}

@@ -7,12 +7,12 @@ module's name could be shadowed, and it imports nothing but Python's own modules
 
 import argparse
 import errno
+import importlib.util
 import logging
 import os
 import runpy
 import socket
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,10 +31,9 @@ def close_ports() -> None:
     def refuse(self: socket.socket, *backlog: int) -> None:
         if self.family not in (socket.AF_INET, socket.AF_INET6):
             return listen(self, *backlog)
-        print(
+        logging.critical(
             "comfyui_tryon could not be loaded, and TRYON_LOCKED forbids ComfyUI to serve without it. Look above for "
-            "the reason, and for arguments after -- that keep it from being loaded.",
-            file=sys.stderr,
+            "the reason, and for arguments after -- that keep it from being loaded."
         )
         end(1)  # not an exception: somebody may catch it, or it may be raised in a thread
 
@@ -94,22 +93,31 @@ def main() -> None:
         runpy.run_path(script, run_name="__main__")
         return
     close_ports()
+    _begin_log()
     status = 0
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as left:
         if isinstance(left.code, str):
-            print(left.code, file=sys.stderr)
+            logging.critical(left.code)
         status = 1 if left.code else 0
     except OSError as error:
-        if error.errno not in CANNOT_LISTEN:
-            traceback.print_exc()
-        print(f"Cannot start: {error.strerror}. PORT and LISTEN say where to listen.", file=sys.stderr)
+        trace = error.errno not in CANNOT_LISTEN
+        logging.critical("Cannot start: %s. PORT and LISTEN say where to listen.", error.strerror, exc_info=trace)
         status = 1
     except BaseException:
-        traceback.print_exc()
+        logging.critical("ComfyUI has ended.", exc_info=True)
         status = 1
     end(status)
+
+
+def _begin_log() -> None:
+    """Has log.py format what this process logs."""
+    spec = importlib.util.spec_from_file_location("tryon_log", Path(__file__).with_name("log.py"))
+    assert spec and spec.loader
+    log = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(log)
+    log.begin(log.is_json())
 
 
 def end(status: int) -> None:

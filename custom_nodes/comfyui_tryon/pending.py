@@ -80,6 +80,8 @@ class PendingRequest:
         transfers: its part on others' servers, if it has one.
         is_elsewhere: whether it waits for somebody else's server, and takes no place in this one's queue.
         is_detached: whether its client has been told that a webhook will have the answer.
+        workflow, seed: what it is answered with, once that is known.
+        sizes: width and height of what it was sent as, and of the images that it is answered with.
     """
 
     def __init__(
@@ -98,12 +100,36 @@ class PendingRequest:
         self.timeout_s = timeout_s
         self.position: int | None = None
         self.arrived = time.perf_counter()
-        self.fetched = self.decoded = self.queued = self.started = self.ended = 0.0
+        self.fetched = self.decoded = self.queued = self.started = self.ended = self.encoded = self.uploaded = 0.0
+        self.workflow: Workflow | None = None
+        self.seed: int | None = None
+        self.sizes: dict[str, list] = {}
         self.transfers: Transfers | None = None
         self.is_elsewhere = self.is_detached = False
         self.run: Run | None = None
         self.cancel_reason: ApiError | None = None
         self._task: asyncio.Task[Result] | None = None
+
+    def stages(self) -> dict[str, float]:
+        """Returns how many seconds each stage has taken that the request has reached, and all of them."""
+        now = time.perf_counter()
+        times = {
+            "fetch": (self.fetched and self.arrived, self.fetched),
+            "decode": (self.decoded and (self.fetched or self.arrived), self.decoded),
+            "queue": (self.queued, self.started),
+            "execute": (self.started, self.ended),
+            "encode": (self.encoded and self.ended, self.encoded),
+            "upload": (self.uploaded and self.encoded, self.uploaded),
+            "total": (self.arrived, self.encoded),
+        }
+        return {name: (end or now) - start for name, (start, end) in times.items() if start}
+
+    def account(self) -> dict[str, Any]:
+        """Returns what the log says of the request beside its outcome."""
+        found: dict[str, Any] = {"stages": {name: round(value, 4) for name, value in self.stages().items()}}
+        if self.workflow:
+            found |= {"workflow": self.workflow.name, "version": self.workflow.version}
+        return found | {"seed": self.seed, "sizes": self.sizes}
 
     @contextlib.contextmanager
     def elsewhere(self) -> Iterator[None]:

@@ -41,7 +41,18 @@ class Server:
         self._health = Health(self._tryon)
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
         self._outbound = Outbound(settings.hosts(), secret, network or Network())
-        metrics.watch(lambda: self._tryon.depth, engine.device_memory, lambda: self._outbound.webhooks.pending)
+        metrics.watch(
+            engine.name,
+            ready=lambda: self._health.is_ready,
+            failed=lambda: self._health.failure is not None,
+            queue_depth=lambda: self._tryon.depth,
+            requests_waiting=lambda: self._tryon.depth - self._tryon.running,
+            requests_running=lambda: self._tryon.running,
+            webhooks_pending=lambda: self._outbound.webhooks.pending,
+            workflows_refused=self._workflows.refused,
+            gpu_memory_bytes=lambda: engine.device_memory()[0],
+            gpu_memory_total_bytes=lambda: engine.device_memory()[1],
+        )
 
     def attach(self, app: web.Application) -> None:
         """Makes `app` serve the API.

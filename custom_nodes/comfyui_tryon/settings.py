@@ -4,7 +4,9 @@
 """
 
 import os
+import re
 import sys
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,11 +28,16 @@ WORKFLOWS = (
 )
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
+# Variables that begin so and are no settings: the clients' own, and what Kubernetes and Docker set for a service
+# that is called tryon or tryon-…. Of those, TRYON_PORT is a URL.
+OTHERS = re.compile(r"TRYON_(URL|(.+_)?(SERVICE_(HOST|PORT)(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?))")
+LINK = re.compile(r"(tcp|udp|sctp)://")
+
 SECRETS = {"TRYON_API_KEY", "TRYON_WEBHOOK_SECRET"}  # are never shown
 
 
 class SettingsError(ValueError):
-    """An environment variable has an unusable value; the message names it and says which values are allowed."""
+    """An environment variable has an unusable value, or none has its name; the message says what is allowed."""
 
 
 class Settings(BaseSettings):
@@ -125,18 +132,37 @@ def settings() -> Settings:
     """Returns the settings of this process.
 
     Raises:
-        SettingsError: a variable is out of range or of the wrong kind.
+        SettingsError: a variable is out of range or of the wrong kind, or begins with TRYON_ and is no setting.
     """
+    lines = _unknown()
     try:
-        return Settings(**_host)
+        found = Settings(**_host)
     except ValidationError as error:
-        lines = []
         for problem in error.errors():
             name = str(problem["loc"][0])
             name = name if name.isupper() else f"TRYON_{name.upper()}"
             shown = "" if name in SECRETS else f" (it is {problem['input']!r})"
             lines.append(f"{name}: {problem['msg']}{shown}")
-        raise SettingsError("Bad settings. " + "; ".join(lines)) from None
+    if lines:
+        raise SettingsError("Bad settings. " + "; ".join(lines))
+    return found
+
+
+def _unknown() -> list[str]:
+    """Returns what is wrong with variables that look like settings and are none: a misspelled TRYON_API_KEY would leave
+    the server open."""
+    known = {str(field.validation_alias or f"TRYON_{name.upper()}") for name, field in Settings.model_fields.items()}
+    bare = {name.removeprefix("TRYON_"): name for name in known}
+    lines = []
+    for name, value in sorted(os.environ.items()):
+        upper = name.upper()
+        is_link = bool(OTHERS.fullmatch(upper)) or (upper.endswith("_PORT") and bool(LINK.match(value)))
+        if not upper.startswith("TRYON_") or upper in known or is_link:
+            continue
+        near = get_close_matches(upper.removeprefix("TRYON_"), bare, 1)
+        meant = f"Did you mean {bare[near[0]]}?" if near else "The README lists all settings."
+        lines.append(f"{name}: there is no such setting. {meant} Correct or unset it")
+    return lines
 
 
 if __name__ == "__main__":

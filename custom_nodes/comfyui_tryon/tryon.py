@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from .delivery import Delivery
 from .engine.interface import Engine, EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .errors import ApiError, canceled, draining, failed_worker
 from .failures import node_error
-from .fields import check_fields, draw_seed, values_of
+from .fields import check_fields, draw_seed, images_of, values_of
 from .pending import PendingRequest, PendingRequests, Result, Status
 from .schema import IMAGE_FIELDS, SEED_MAX, SEVERAL_FIELDS, TryonRequest
 from .settings import Settings
@@ -52,6 +51,11 @@ class TryOn:
     def depth(self) -> int:
         """How many requests wait or run."""
         return len(self._requests.queue)
+
+    @property
+    def running(self) -> int:
+        """How many requests have their graph executed, or have had it and are not answered."""
+        return sum(request.started > 0 for request in self._requests.queue)
 
     @property
     def fault(self) -> str | None:
@@ -145,12 +149,15 @@ class TryOn:
         with request.elsewhere():
             self._announce_positions()
             await transfers.upload(result)
+        request.uploaded = time.perf_counter()
         return result
 
     async def _make(self, request: PendingRequest, fields: TryonRequest) -> Result:
         workflow = await self.workflow(fields.workflow or self._settings.workflow)
+        request.workflow = workflow
         check_fields(workflow, fields)
         seed = draw_seed(workflow, fields.num_images) if fields.seed is None else fields.seed
+        request.seed = seed if "seed" in workflow.parameters else None
         delivery = Delivery(self._codecs, workflow, fields)
         with self._decoder.share() as share:
             decoding = asyncio.ensure_future(self._decode(request, workflow, fields, share))
@@ -187,7 +194,7 @@ class TryOn:
                 sent, prompt = await asyncio.gather(
                     decoding, self._prompt(request, workflow, values | changed, opened.token)
                 )
-                opened.images = _images_of(sent, number, person)
+                opened.images = images_of(sent, number, person)
                 before = (number * fields.num_images + index, count, garments * fields.num_images)
                 with exchange.opened(opened):
                     runs.append(await self._execute(request, workflow, prompt, before))
@@ -207,7 +214,9 @@ class TryOn:
                 uploads[name] = sent[0] if name in SEVERAL_FIELDS else sent
         max_side = self._settings.max_output_side if workflow.keeps_frame(fields.framing) else None
         try:
-            return await self._decoder.decode(uploads, share, max_side)
+            found = await self._decoder.decode(uploads, share, max_side)
+            request.sizes = {name: [pixels.shape[1], pixels.shape[0]] for name, pixels in found.items()}
+            return found
         except ApiError as error:
             if "field" in error.details:  # the message says which of several
                 error.details["field"] = error.details["field"].partition("[")[0]
@@ -238,7 +247,7 @@ class TryOn:
             workflow.request_independent,
             request.previews,
             on_start=lambda: self._on_start(request, run),
-            on_progress=lambda progress: self._on_progress(request, run, _overall(progress, *part)),
+            on_progress=lambda progress: self._on_progress(request, run, progress.overall(*part)),
         )
         run.finished.add_done_callback(lambda finished: self._progress_due.pop(run, None))
         self._engine.queue(run)
@@ -283,17 +292,3 @@ class TryOn:
             if request.queued and not request.started and request.position != position:
                 request.position = position
                 request.on_event(Status("queued", position))
-
-
-def _images_of(sent: dict[str, np.ndarray], number: int, person: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Returns the images of a run by their fields: of several garments the one with `number`, on `person`."""
-    found = {name: pixels for name, pixels in sent.items() if "[" not in name}
-    if (several := sent.get(f"garment_image[{number}]")) is not None:
-        found["garment_image"] = several
-    return found if person is None else found | {"person_image": person}
-
-
-def _overall(progress: Progress, before: int, count: int, total: int) -> Progress:
-    """Returns a run's progress as that of its request, which makes `total` images, `count` of them in this run."""
-    done = progress.max * before // count
-    return replace(progress, value=done + progress.value, max=progress.max * total // count)

@@ -1,4 +1,4 @@
-"""Three workers behind HAProxy with deploy/haproxy.cfg; deploy/README.md has figures of `python tests/balancer.py`."""
+"""Three workers behind HAProxy with deploy/haproxy.cfg; docs/deployment.md has `python tests/balancer.py`'s figures."""
 
 import contextlib
 import re

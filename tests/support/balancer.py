@@ -1,5 +1,5 @@
 """Workers behind HAProxy with deploy/haproxy.cfg, as an orchestrator would run them: what the tests start, and the
-figures of deploy/README.md."""
+figures of docs/deployment.md."""
 
 import concurrent.futures
 import contextlib

@@ -84,8 +84,8 @@ class FakeEngine:
 
     hold = load = progress = device
 
-    def device_memory(self) -> int:
-        return 0
+    def device_memory(self) -> tuple[int, int]:
+        return 2, 3
 
     def input_folder(self) -> Path | None:
         return None

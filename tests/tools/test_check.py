@@ -314,3 +314,10 @@ def test_loaders_are_the_nodes():
             key: spec[1]["default"] for kind in ("required", "optional") for key, spec in declared[kind].items()
         }
         assert list(loader.defaults.items()) == list(expected.items())[: len(loader.defaults)]
+
+
+def test_a_start_that_fails_says_so_in_json_where_the_log_is_json(tmp_path):
+    result = start(tmp_path, TRYON_LOG_FORMAT="json")
+    entry = json.loads(result.stderr)
+    assert result.returncode == 1 and entry["level"] == "CRITICAL"
+    assert entry["message"].startswith("Missing weight files:") and "./start.sh --download" in entry["message"]

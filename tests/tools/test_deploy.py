@@ -16,6 +16,7 @@ import yaml
 from comfyui_tryon import metrics, server
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.engine import current
+from comfyui_tryon.launch import packages
 from comfyui_tryon.settings import Settings
 from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready
 
@@ -42,6 +43,9 @@ def container(deployment: dict) -> dict:
 WORKER = next(one for one in documents("deploy/kubernetes/workers.yaml") if one["kind"] == "Deployment")
 BALANCER = next(one for one in documents("deploy/kubernetes/balancer.yaml") if one["kind"] == "Deployment")
 COMPOSE = documents("docker-compose.yml")[0]["services"]
+KUSTOMIZATION = documents("deploy/kustomization.yaml")[0]
+MANIFESTS = [f"deploy/kubernetes/{name}.yaml" for name in ("namespace", "workers", "balancer", "network")]
+WORKFLOWS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").iterdir())
 
 
 def copied() -> list[str]:
@@ -64,7 +68,8 @@ def test_what_the_dockerfile_copies_is_in_the_build_context(source):
 
 def test_the_image_starts_as_platforms_expect():
     instructions = dockerfile()
-    assert [rest for name, rest in instructions if name == "FROM"][-1] == "runpod/worker-comfyui:5.4.0-base"
+    assert instructions[0] == ("ARG", "BASE=runpod/worker-comfyui:5.4.0-base")
+    assert [rest for name, rest in instructions if name == "FROM"][-1] == "$BASE"
     assert ("ENTRYPOINT", '["/tryon/start.sh"]') in instructions
     assert ("ENV", "PORT=8000 PORT_HEALTH=8000") in instructions
     assert ("EXPOSE", "8000") in instructions
@@ -109,10 +114,7 @@ def test_probes_ask_paths_that_exist():
 def test_start_finds_out_whether_the_packages_are_installed(tmp_path, further, complete):
     required = (ROOT / "custom_nodes/comfyui_tryon/requirements.txt").read_text()
     (tmp_path / "requirements.txt").write_text(required + further)
-    function = re.search(r"^has_packages\(\) \{.*?^\}\n", (ROOT / "start.sh").read_text(), re.MULTILINE | re.DOTALL)[0]
-    script = f'{function}pack=$1; has_packages "$2"'
-    result = subprocess.run(["bash", "-c", script, "bash", str(tmp_path), sys.executable])
-    assert (result.returncode == 0) == complete
+    assert packages.has_packages(sys.executable, tmp_path / "requirements.txt") == complete
 
 
 def test_liveness_does_not_ask_for_readiness():
@@ -136,10 +138,67 @@ def test_the_environment_that_is_set_is_read():
 
 
 def test_autoscaling_asks_for_a_metric_that_exists():
-    autoscaler = next(one for one in documents("deploy/kubernetes/autoscaling.yaml") if "Autoscaler" in one["kind"])
-    name = autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    folder = "deploy/kubernetes/autoscaling"
+    name = documents(f"{folder}/hpa/hpa.yaml")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert f"\n{name} " in metrics.text().decode()
-    assert documents("deploy/prometheus-adapter.yaml")[0]["rules"]["custom"][0]["name"]["as"] == name
+    assert documents(f"{folder}/hpa/prometheus-adapter.yaml")[0]["rules"]["custom"][0]["name"]["as"] == name
+    scaled = documents(f"{folder}/keda/keda.yaml")[0]["spec"]
+    query = scaled["triggers"][0]["metadata"]["query"]
+    assert name in query and f'namespace="{KUSTOMIZATION["namespace"]}"' in query
+    for target in (scaled["scaleTargetRef"], documents(f"{folder}/hpa/hpa.yaml")[0]["spec"]["scaleTargetRef"]):
+        assert target["name"] == WORKER["metadata"]["name"]
+
+
+def test_the_kustomization_names_what_is_there():
+    folder = ROOT / "deploy"
+    listed = {folder / path for path in KUSTOMIZATION["resources"]}
+    offered = set(re.findall(r"^#   - (\S+)$", (folder / "kustomization.yaml").read_text(), re.MULTILINE))
+    assert offered == {"kubernetes/autoscaling/hpa", "kubernetes/autoscaling/keda"}
+    for component in offered:
+        content = yaml.safe_load((folder / component / "kustomization.yaml").read_text())
+        assert content["kind"] == "Component"
+        listed |= {folder / component / path for path in content["resources"]}
+    others = {folder / "kubernetes/monitoring.yaml", folder / "kubernetes/autoscaling/hpa/prometheus-adapter.yaml"}
+    manifests = {path for path in folder.glob("kubernetes/**/*.yaml") if path.name != "kustomization.yaml"}
+    assert listed == manifests - others and all(path.is_file() for path in listed)
+
+
+def test_workers_go_to_nodes_with_gpus_and_get_no_variables_of_services():
+    pod = WORKER["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+
+
+def test_network_policies_select_pods_and_ports_that_exist():
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in documents("deploy/kubernetes/network.yaml")}
+    labels = [one["spec"]["template"]["metadata"]["labels"] for one in (WORKER, BALANCER)]
+    assert [policy["podSelector"]["matchLabels"] for policy in policies.values()] == labels
+    worker, balancer = policies.values()
+    assert worker["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == labels[1] and worker["egress"] == []
+    assert balancer["egress"][0]["to"][0]["podSelector"]["matchLabels"] == labels[0]
+    for rule in (worker["ingress"][0], balancer["ingress"][0], balancer["egress"][0]):
+        assert [port["port"] for port in rule["ports"]] == [container(WORKER)["ports"][0]["containerPort"]]
+
+
+def test_compose_gives_each_gpu_a_worker_that_the_balancer_finds():
+    first, second = COMPOSE["worker"], COMPOSE["worker-1"]
+    differing = {name for name in second if second[name] != first.get(name)}
+    assert differing == {"profiles", "networks", "deploy"}
+    assert COMPOSE["balancer"]["environment"]["WORKERS"].split(":")[0] in second["networks"]["default"]["aliases"]
+    assert second["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["1"]
+
+
+def test_a_tag_publishes_the_image_with_what_is_in_it_and_where_it_is_from():
+    steps = yaml.safe_load((ROOT / ".github/workflows/image.yml").read_text())["jobs"]["publish"]["steps"]
+    build = next(step["with"] for step in steps if step.get("uses", "").startswith("docker/build-push-action"))
+    assert build["sbom"] is True and build["provenance"] == "mode=max" and build["build-args"] == "WEIGHTS=0"
+
+
+@pytest.mark.parametrize("workflow", ["clients", "image", "publish", "release"])
+def test_what_a_tag_publishes_has_the_tags_version(workflow):
+    text = (ROOT / f".github/workflows/{workflow}.yml").read_text()
+    trigger = yaml.safe_load(text)[True]["push"]["tags"]  # YAML 1.1 reads `on` as true
+    assert trigger == ["v[0-9]+.[0-9]+.[0-9]+"] and "${GITHUB_REF_NAME#v}" in text
 
 
 def test_runpods_hub_file():
@@ -153,13 +212,23 @@ def test_runpods_hub_file():
     assert fields == {name: Settings.model_fields[name].default for name in fields}
 
 
-@pytest.mark.parametrize(("tool", "files"), [("shellcheck", ["start.sh", ".ci/run"]), ("hadolint", ["Dockerfile"])])
-def test_lint(tool, files):
-    found = shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["shellcheck", "start.sh", ".ci/run"],
+        ["hadolint", "Dockerfile"],
+        ["kubernetes-validate", "--strict", *MANIFESTS, "deploy/kubernetes/autoscaling/hpa/hpa.yaml"],
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS],
+    ],
+    ids=["shellcheck", "hadolint", "kubernetes", "compose", "github"],
+)
+def test_lint(command):
+    found = shutil.which(command[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if not found:
-        pytest.skip(f"NO {tool.upper()} HERE: pip install {tool}-{'py' if tool == 'shellcheck' else 'bin'}")
-    result = subprocess.run([found, *(str(ROOT / name) for name in files)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
+        pytest.skip(f"NO {command[0].upper()} HERE: pip install -r tests/requirements.txt")
+    result = subprocess.run([found, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_other_hosts_paths_are_off_unless_asked_for():

@@ -1,6 +1,6 @@
 // Generated from the OpenAPI document by clients/generate.py; edit that instead.
 
-export const VERSION = "0.1.0";
+export const VERSION = "0.2.0";
 
 /** The HTTP status of each error code.
  * @type {Record<string, number>} */

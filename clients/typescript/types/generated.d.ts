@@ -1,4 +1,4 @@
-export const VERSION: "0.1.0";
+export const VERSION: "0.2.0";
 /** The HTTP status of each error code.
  * @type {Record<string, number>} */
 export const STATUS: Record<string, number>;

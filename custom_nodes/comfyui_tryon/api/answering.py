@@ -6,18 +6,21 @@ import math
 import re
 import time
 import uuid
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
+from .. import metrics
 from ..errors import ApiError, draining, internal_error
 from ..keys import ANYBODY, Keys
 from ..log import RequestLog
 from ..origins import Origins
 from .cors import Cors
-from .routes import CALLER, HEADERS, OUTCOME, REQUEST_ID, Handler
+from .routes import ACCOUNTS, CALLER, HEADERS, OUTCOME, REQUEST_ID, Handler
 
 logger = logging.getLogger(__name__)
+
+ACCEPTED = 202
 
 GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -37,10 +40,11 @@ class Answering:
                 request[OUTCOME] = "draining"
                 task.cancel()
 
-    def wrap(self, handler: Handler, public: bool = False, methods: list[str] = []) -> Handler:
+    def wrap(self, handler: Handler, public: bool = False, methods: list[str] = [], counted: bool = False) -> Handler:
         """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID, CALLER and HEADERS for it.
 
-        A `public` one needs no key and leaves no log line. `methods` are those of its path.
+        A `public` one needs no key and leaves no log line; a `counted` one is a try-on request. `methods` are those of
+        its path.
         """
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -48,6 +52,7 @@ class Answering:
             given = request.headers.get("X-Request-Id", "")
             request[REQUEST_ID] = given if GOOD_ID.fullmatch(given) else str(uuid.uuid4())
             request[CALLER] = ANYBODY
+            request[ACCOUNTS] = []
             request[HEADERS] = {"X-Request-Id": request[REQUEST_ID]} | self._cors.headers(request)
             preflight = self._cors.preflight(request, methods)
             if preflight is not None:
@@ -56,17 +61,19 @@ class Answering:
             log = RequestLog(logger, request[REQUEST_ID])
             task = cast(asyncio.Task, asyncio.current_task())
             self._under_way[task] = request
-            code = ""
+            outcome = "internal_error"
             try:
                 if not public:
                     log.caller = request[CALLER] = self._caller(request)
                 response = await handler(request)
+                outcome = request.get(OUTCOME, "ok")
             except ApiError as error:
-                code = f" {error.code}"
+                outcome = error.code
                 response = error_response(error, request[REQUEST_ID])
                 error.let_go()
             except asyncio.CancelledError:
-                if request.get(OUTCOME) != "draining":
+                outcome = request.get(OUTCOME, "canceled")
+                if outcome != "draining":
                     raise
                 response = error_response(draining(), request[REQUEST_ID])
             except web.HTTPException:
@@ -76,11 +83,19 @@ class Answering:
                 response = error_response(internal_error(), request[REQUEST_ID])
             finally:
                 del self._under_way[task]
+                seconds = time.perf_counter() - arrived
+                # one that a webhook will answer is counted when it has ended
+                if counted and not (outcome == "ok" and response.status == ACCEPTED):
+                    metrics.count(outcome, request[CALLER], seconds)
             if not response.prepared:
                 response.headers.update(request[HEADERS])
             if not public:
-                spent = time.perf_counter() - arrived
-                log.info("%s %s -> %d%s in %.3f s", request.method, request.path, response.status, code, spent)
+                code = "" if outcome == "ok" else f" {outcome}"
+                fields = _fields(request, response, outcome, seconds)
+                log.info(
+                    "%s %s -> %d%s in %.3f s",
+                    request.method, request.path, response.status, code, seconds, fields=fields,
+                )  # fmt: skip
             return response
 
         return answer
@@ -92,6 +107,22 @@ class Answering:
         if caller is None:
             raise ApiError("unauthorized", "Send this server's key in X-API-Key or as Authorization: Bearer.")
         return caller
+
+
+def _fields(request: web.Request, response: web.StreamResponse, outcome: str, seconds: float) -> dict[str, Any]:
+    """Returns what a JSON log has of a request beside its id and its caller."""
+    body = getattr(response, "body", None)
+    fields = {
+        "method": request.method,
+        "path": request.path,
+        "status": response.status,
+        "outcome": outcome,
+        "duration_s": round(seconds, 4),
+        "received_bytes": request.content.total_bytes,
+        "sent_bytes": len(body) if isinstance(body, bytes) else None,
+    }
+    accounts = request[ACCOUNTS]
+    return fields | (accounts[0] if len(accounts) == 1 else {"instances": accounts} if accounts else {})
 
 
 def error_response(error: ApiError, request_id: str) -> web.Response:

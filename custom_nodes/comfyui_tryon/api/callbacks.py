@@ -12,11 +12,11 @@ from ..outbound.webhooks import Webhooks
 from ..pending import PendingRequest, Result
 from ..reply_models import Accepted
 from ..schema import TryonRequest
+from .answering import ACCEPTED
 from .events import Start
 from .replies import check_connected, json_reply
 from .routes import CALLER, REQUEST_ID
 
-ACCEPTED = 202
 CONNECTED_POLL_S = 0.2
 
 
@@ -80,8 +80,10 @@ async def _message(pending: PendingRequest, task: "asyncio.Task[Result]") -> byt
         pending.log.exception("the request failed")
         failed = internal_error()
         message, outcome = _failure(pending.id, failed), failed.code
-    metrics.count(outcome, pending.caller)
-    pending.log.info("ended: %s", outcome)
+    account = pending.account()
+    seconds = account["stages"]["total"]
+    metrics.count(outcome, pending.caller, seconds)
+    pending.log.info("ended: %s", outcome, fields={"outcome": outcome, "duration_s": seconds, **account})
     return message
 
 

@@ -13,7 +13,7 @@ from ..errors import ApiError, canceled
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
 from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply
-from .routes import CALLER, HEADERS, OUTCOME, REQUEST_ID
+from .routes import ACCOUNTS, CALLER, HEADERS, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
 KEEP_ALIVE_S = 10
@@ -59,6 +59,7 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
         raise ApiError("canceled", "The client went away.") from None
     finally:
         task.cancel()
+        request[ACCOUNTS].append(pending.account())
 
 
 async def _next_event(

@@ -30,6 +30,11 @@ class Health:
     def failure(self) -> str | None:
         return self._failure or self._tryon.fault
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a new request would be answered."""
+        return self._state()[0] == 200
+
     def check_accepting(self) -> None:
         """Raises ApiError draining or not_ready if a new request would not be answered."""
         if self.failure:

@@ -18,8 +18,8 @@ from ..reply_models import (
 )
 from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
 from ..settings import WORKFLOW_NAME
+from ..version import VERSION
 
-VERSION = "1"
 REPLIES = (
     Accepted,
     TryonReply,

@@ -22,6 +22,8 @@ CALLER: Any = web.RequestKey("tryon_caller", str) if hasattr(web, "RequestKey") 
 OUTCOME: Any = web.RequestKey("tryon_outcome", str) if hasattr(web, "RequestKey") else "tryon_outcome"
 # The headers of its reply, whatever that is.
 HEADERS: Any = web.RequestKey("tryon_headers", dict) if hasattr(web, "RequestKey") else "tryon_headers"
+# What the log says of it beside its outcome; several accounts where it has several instances.
+ACCOUNTS: Any = web.RequestKey("tryon_accounts", list) if hasattr(web, "RequestKey") else "tryon_accounts"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Route:
     Attributes:
         health: whether it answers while the worker drains; such a path is public too.
         public: whether it needs no key and leaves no log line.
+        counted: whether it makes images, and the metrics count its requests.
     """
 
     method: str
@@ -38,10 +41,11 @@ class Route:
     handler: Handler
     health: bool = False
     public: bool = False
+    counted: bool = False
 
 
 def add_to(
-    router: web.UrlDispatcher, routes: Iterable[Route], wrap: Callable[[Handler, bool, list[str]], Handler]
+    router: web.UrlDispatcher, routes: Iterable[Route], wrap: Callable[..., Handler]
 ) -> dict[web.AbstractRoute, Route]:
     """Registers `routes`, each handler wrapped, and for every other method of their paths a 405.
 
@@ -56,7 +60,7 @@ def add_to(
         resource = router.add_resource(path)
         methods = [route.method for route in its_routes]
         for route in its_routes:
-            handler = wrap(route.handler, route.health or route.public, methods)
+            handler = wrap(route.handler, route.health or route.public, methods, route.counted)
             for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 added[resource.add_route(method, handler)] = route
         health, public = its_routes[0].health, its_routes[0].health or its_routes[0].public

@@ -35,7 +35,7 @@ class RequestTransfers:
         found = list(image_urls(self._fields))
         if not found:
             return
-        with contextlib.ExitStack() as held, metrics.stages.labels("fetch").time():
+        with contextlib.ExitStack() as held:
             tasks = [asyncio.ensure_future(self._fetched(name, url.decode(), held)) for name, url, _ in found]
             try:
                 for (_, _, put), data in zip(found, await asyncio.gather(*tasks), strict=True):

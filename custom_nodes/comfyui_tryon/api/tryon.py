@@ -15,11 +15,11 @@ from ..settings import Settings
 from ..tryon import TryOn
 from . import body
 from .arrivals import Arrivals, Fields, Reader
-from .callbacks import ACCEPTED, accept, check_callback
+from .callbacks import accept, check_callback
 from .events import stream
 from .health import Health
 from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_hung_up, json_reply, wanted_type
-from .routes import CALLER, ID, OUTCOME, REQUEST_ID, Handler, Route
+from .routes import ACCOUNTS, CALLER, ID, REQUEST_ID, Route
 from .shares import Shares, caller_of
 from .transfers import RequestTransfers, check_urls, image_urls
 
@@ -37,12 +37,14 @@ class TryonApi:
         self._answering: dict[asyncio.Task[Result], web.Request] = {}
 
     def routes(self) -> list[Route]:
-        post = _counted(self.post)
-        routes = [Route("POST", "/api/v1/tryon", post), Route("DELETE", f"/api/v1/tryon/{ID}", self.cancel)]
+        routes = [
+            Route("POST", "/api/v1/tryon", self.post, counted=True),
+            Route("DELETE", f"/api/v1/tryon/{ID}", self.cancel),
+        ]
         if self._settings.sagemaker:
-            routes.append(Route("POST", "/invocations", post))
+            routes.append(Route("POST", "/invocations", self.post, counted=True))
         if self._settings.predict_route:
-            routes.append(Route("POST", self._settings.predict_route, _counted(self.predict)))
+            routes.append(Route("POST", self._settings.predict_route, self.predict, counted=True))
         return routes
 
     async def post(self, request: web.Request) -> web.StreamResponse:
@@ -153,6 +155,7 @@ class TryonApi:
             result = task.result()
         finally:
             task.cancel()
+            request[ACCOUNTS].append(pending.account())
         metrics.observe(result.stages, len(result.images))
         return result
 
@@ -162,25 +165,3 @@ def _check_query(request: web.Request) -> None:
     if request.query_string:
         name = next(iter(request.query), request.query_string)[:64]
         raise ApiError("invalid_parameter", f"The query has {name!r}. Send all fields in the body.", field=name)
-
-
-def _counted(handler: Handler) -> Handler:
-    """Counts each request by its outcome, if that is known: an event stream, which is 200 whatever happens, sets it."""
-
-    async def counted(request: web.Request) -> web.StreamResponse:
-        outcome = "internal_error"
-        try:
-            response = await handler(request)
-            outcome = "" if response.status == ACCEPTED else request.get(OUTCOME, "ok")
-            return response
-        except ApiError as error:
-            outcome = error.code
-            raise
-        except asyncio.CancelledError:
-            outcome = request.get(OUTCOME, "canceled")
-            raise
-        finally:
-            if outcome:
-                metrics.count(outcome, request[CALLER])
-
-    return counted

@@ -16,12 +16,16 @@ if __name__ == "__main__":
     shown = os.path.relpath(folder)
     address = f"http://127.0.0.1:{settings().port}"
     page = f"When it says Ready, open this page:\n\n  {address}/playground\n\nOr send" if settings().playground else ""
+    options = ["-H 'Accept: image/png'", f"-F person_image=@{shown}/person.png -F garment_image=@{shown}/garment.png"]
+    if os.name == "nt":  # where curl is another command in PowerShell, and lines go on in other ways
+        command = " ".join([f"curl.exe {address}/api/v1/tryon", *options]).replace("'", '"')
+    else:
+        command = f"curl {address}/api/v1/tryon {options[0]} \\\n    {options[1]}"
     print(
         f"""
 {page or "When it says Ready, send"} the sample images from another terminal:
 
-  curl {address}/api/v1/tryon -H 'Accept: image/png' \\
-    -F person_image=@{shown}/person.png -F garment_image=@{shown}/garment.png -o result.png
+  {command} -o result.png
 """,
         flush=True,
     )

@@ -145,9 +145,11 @@ class ComfyUIEngine:
     def load(self, handle: Any, working_memory: int = 0) -> None:
         memory.load_models_gpu([handle], memory_required=working_memory, force_full_load=True)
 
-    def device_memory(self) -> int:
+    def device_memory(self) -> tuple[int, int]:
         device = memory.get_torch_device()
-        return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+        if device.type != "cuda":
+            return 0, 0
+        return torch.cuda.memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
 
     def progress(self, total: int) -> Callable[..., None]:
         bar = comfy.utils.ProgressBar(total)

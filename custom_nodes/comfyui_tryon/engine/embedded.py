@@ -87,8 +87,9 @@ class EmbeddedEngine:
     def load(self, handle: "Held", working_memory: int = 0) -> None:
         handle.model.to(self.device())
 
-    def device_memory(self) -> int:
-        return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+    def device_memory(self) -> tuple[int, int]:
+        cuda = torch.cuda
+        return (cuda.memory_reserved(), cuda.get_device_properties(0).total_memory) if cuda.is_available() else (0, 0)
 
     def progress(self, total: int) -> Callable[..., None]:
         run, node, reported = self._running, self._node, -1

@@ -4,7 +4,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,12 @@ class Progress:
     max: int
     node: str
     preview: Any = None
+
+    def overall(self, before: int, count: int, total: int) -> "Progress":
+        """Returns a run's progress as that of its request, which makes `total` images, `count` of them in this run and
+        `before` earlier."""
+        done = self.max * before // count
+        return replace(self, value=done + self.value, max=self.max * total // count)
 
 
 @dataclass(eq=False)
@@ -174,8 +180,8 @@ class Engine(Protocol):
     def load(self, handle: Any, working_memory: int = 0) -> None:
         """Brings a held model onto the device, with `working_memory` bytes free next to it."""
 
-    def device_memory(self) -> int:
-        """Bytes of the device's memory that this process uses."""
+    def device_memory(self) -> tuple[int, int]:
+        """How many bytes of the device's memory this process uses, and how many there are; zeros for a CPU."""
 
     def watch_progress(self) -> None:
         """Starts reporting progress; call once the host has started."""

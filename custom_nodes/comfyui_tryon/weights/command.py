@@ -1,5 +1,6 @@
 """Says how to fetch weight files in this installation."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ def download_command(options: str = "", folder: Path | None = None) -> str:
     """
     if _from_start_sh():
         default = settings().models_dir or PROJECT / "models"
-        parts = ["./start.sh --download", options, f"--to {folder}" if folder and folder != default else ""]
+        start = "./start.sh" if os.name == "posix" else "python -m comfyui_tryon"
+        parts = [f"{start} --download", options, f"--to {folder}" if folder and folder != default else ""]
     else:
         module = f"{PACK.name}.weights.download"
         parts = [

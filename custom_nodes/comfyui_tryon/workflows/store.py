@@ -67,6 +67,11 @@ class Workflows:
             raise WorkflowInvalid(found.problem)
         return found.workflow
 
+    def refused(self) -> int:
+        """Returns how many files are refused in the state in which they were asked for last."""
+        with self._lock:
+            return sum(check.found.done() and bool(check.found.result().problem) for check in self._checks.values())
+
     def describe(self, default: str) -> WorkflowList:
         """Describes all workflows for people; `default` is the name of the one for requests that name none.
 

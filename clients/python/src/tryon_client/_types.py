@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 ClothType = Literal[
     "upper",

@@ -1,0 +1,64 @@
+"""Environment variables that look like settings and are none."""
+
+import pytest
+from comfyui_tryon.settings import Settings, SettingsError, settings
+
+
+@pytest.fixture(autouse=True)
+def read_again():
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRYON_API_KEYS", "Did you mean TRYON_API_KEY?"),
+        ("TRYON_APIKEY", "Did you mean TRYON_API_KEY?"),
+        ("TRYON_TIMEOUT", "Did you mean TRYON_TIMEOUT_S?"),
+        ("tryon_max_que", "Did you mean TRYON_MAX_QUEUE?"),
+        ("TRYON_PORT", "Did you mean PORT?"),
+        ("TRYON_LISTEN", "Did you mean LISTEN?"),
+        ("TRYON_EXIT_IF_FAILED", "Did you mean TRYON_EXIT_WHEN_FAILED?"),
+        ("TRYON_ZZZZZZ", "The README lists all settings"),
+        ("TRYON_", "The README lists all settings"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "8123")
+    with pytest.raises(SettingsError) as caught:
+        settings()
+    message = str(caught.value)
+    assert message.startswith(f"Bad settings. {name}: ") and meant in message and "8123" not in message
+
+
+def test_all_that_is_wrong_is_named_at_once(monkeypatch):
+    for name, value in {"TRYON_MAX_QUEUE": "lots", "TRYON_KEY": "k", "TRYON_WARM_UP": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"TRYON_KEY.*TRYON_WARM_UP.*TRYON_WARMUP\?.*TRYON_MAX_QUEUE"):
+        settings()
+
+
+def test_what_kubernetes_and_the_clients_set_is_let_be(monkeypatch):
+    links = {
+        "TRYON_SERVICE_HOST": "10.0.0.1",
+        "TRYON_SERVICE_PORT": "80",
+        "TRYON_SERVICE_PORT_HTTP": "80",
+        "TRYON_PORT": "tcp://10.0.0.1:80",
+        "TRYON_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "TRYON_PORT_80_TCP_ADDR": "10.0.0.1",
+        "TRYON_WORKERS_PORT_8000_TCP_PROTO": "tcp",
+        "TRYON_WORKERS_SERVICE_HOST": "10.0.0.2",
+        "TRYON_URL": "http://127.0.0.1:8000",
+        "tryon_max_queue": "3",
+    }
+    for name, value in links.items():
+        monkeypatch.setenv(name, value)
+    assert settings().max_queue == 3
+
+
+def test_every_setting_is_known(monkeypatch):
+    for name, field in Settings.model_fields.items():
+        monkeypatch.setenv(str(field.validation_alias or f"TRYON_{name.upper()}"), "")
+    assert settings() == Settings()

@@ -1,0 +1,123 @@
+"""What start.sh and `python -m comfyui_tryon` make of their arguments and of the environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui_tryon.launch import host, modes
+from support.servers import ROOT
+
+PACK = ROOT / "custom_nodes/comfyui_tryon"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine without a GPU, whose quota gives it three cores."""
+    monkeypatch.setattr(modes, "has_gpu", lambda: False)
+    monkeypatch.setattr(modes.cpus, "limit", lambda: 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ("serve", False, [], [])),
+        (["--serve"], ("serve", False, [], [])),
+        (["--", "--lowvram"], ("serve", False, [], ["--lowvram"])),
+        (["--serve", "--", "--lowvram"], ("serve", False, [], ["--lowvram"])),
+        (["serve"], ("serve", False, [], [])),
+        (["--demo"], ("demo", True, [], [])),
+        (["--demo", "--", "--cpu"], ("demo", True, [], ["--cpu"])),
+        (["--dev"], ("dev", False, [], [])),
+        (["--demo", "--dev"], ("dev", True, [], [])),
+        (["--dev", "--demo", "--", "--x", "--"], ("dev", True, [], ["--x", "--"])),
+        (["--download", "fashn", "a/b@main"], ("download", False, ["fashn", "a/b@main"], [])),
+        (["--test", "tests/api", "-k", "x"], ("test", False, ["tests/api", "-k", "x"], [])),
+        (["--check"], ("check", False, [], [])),
+    ],
+)
+def test_arguments(words, expected):
+    asked = modes.parse(words, {})
+    assert (asked.mode, asked.demo, asked.arguments, asked.host) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--bogus"], 2, "--demo"),
+        (["demo"], 2, "--demo"),
+        (["--demo", "--lowvram"], 1, "unexpected arguments: --lowvram. Arguments for ComfyUI go after --"),
+        (["--demo", "--demo"], 1, "unexpected arguments"),
+        (["--serve", "x"], 1, "unexpected arguments: x"),
+    ],
+)
+def test_other_arguments_are_refused(capsys, words, status, said):
+    with pytest.raises(SystemExit) as left:
+        modes.parse(words, {})
+    assert left.value.code == status and said in capsys.readouterr().err
+
+
+def test_modes_set_defaults_and_what_is_set_stays(machine):
+    environment = {"PYTHONPATH": "/elsewhere", "TRYON_MODELS_DIR": "models", "LISTEN": ""}
+    modes.prepare(modes.parse(["--dev"], environment), environment)
+    assert environment == {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "custom_nodes"), "/elsewhere"]),
+        "TRYON_MODELS_DIR": str(Path.cwd() / "models"),
+        "TRYON_WORKFLOWS_DIR": str(ROOT / "workflows"),
+        "PORT": "8000",
+        "LISTEN": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "OMP_NUM_THREADS": "3",
+        "TRYON_PLAYGROUND": "1",
+    }
+    chosen = dict.fromkeys(("PORT", "LISTEN", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "TRYON_PLAYGROUND"), "0")
+    environment = chosen | {"TRYON_WORKFLOWS_DIR": "/workflows"}
+    modes.prepare(modes.parse(["--demo"], environment), environment)
+    assert chosen.items() <= environment.items() and environment["TRYON_WORKFLOWS_DIR"] == "/workflows"
+
+
+def test_platforms_choose_the_port(machine):
+    environment = {"SAGEMAKER_BIND_TO_PORT": "8123", "PORT": "8000", "PORT_HEALTH": "8000"}
+    modes.prepare(modes.parse(["serve"], environment), environment)
+    assert (environment["PORT"], environment["TRYON_SAGEMAKER"]) == ("8123", "1") and "PORT_HEALTH" not in environment
+    environment = {"AIP_HTTP_PORT": "8124", "PORT": "8000", "PORT_HEALTH": "8000"}
+    modes.prepare(modes.parse([], environment), environment)
+    assert environment["PORT"] == "8124" and "PORT_HEALTH" not in environment
+    assert "TRYON_PLAYGROUND" not in environment and environment["LISTEN"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("names", ["--listen", "../x", "a,.hidden", "a/b"])
+def test_packs_are_names_of_folders(capsys, names):
+    with pytest.raises(SystemExit):
+        modes.packs_of(names)
+    assert "list folders of ComfyUI's custom_nodes by their names" in capsys.readouterr().err
+    assert modes.packs_of(" one , two,") == ["comfyui_tryon", "one", "two"]
+
+
+def test_comfyui_is_where_comfyui_dir_says(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COMFYUI_DIR", "")
+    assert host.find_comfyui(may_clone=True) is None
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    with pytest.raises(SystemExit):
+        host.find_comfyui(may_clone=True)
+    assert f"COMFYUI_DIR={tmp_path} holds no ComfyUI" in capsys.readouterr().err
+    (tmp_path / "main.py").touch()
+    assert host.find_comfyui(may_clone=False) == tmp_path
+
+
+def test_a_mode_needs_nothing_but_python():
+    """It runs before anything is installed: -S leaves all packages out."""
+    command = [sys.executable, "-S", "-m", "comfyui_tryon", "--help"]
+    result = subprocess.run(command, cwd=PACK.parent, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert result.returncode == 0 and "--demo" in result.stdout, result.stderr
+
+
+def test_start_sh_and_the_module_are_the_same(tmp_path):
+    python = [sys.executable, "-m", "comfyui_tryon"]
+    for words in (["--help"], ["--bogus"], ["--check", "x"]):
+        module = subprocess.run([*python, *words], cwd=PACK.parent, capture_output=True, text=True)
+        script = subprocess.run([str(ROOT / "start.sh"), *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
