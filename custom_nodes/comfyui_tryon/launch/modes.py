@@ -129,10 +129,8 @@ def main(words: Sequence[str]) -> NoReturn:
     comfyui = find_comfyui(may_clone=asked.mode in ("demo", "dev"))
     python = set_up(asked.mode, comfyui)
     prepare(asked, environment)
-    if asked.mode in (
-        "demo",
-        "dev",
-    ):  # ComfyUI takes a while to load, and unlocked it would go on without the extension
+    if asked.mode in ("demo", "dev"):
+        # ComfyUI takes a while to load, and unlocked it would go on without the extension.
         _must(python, "-m", "comfyui_tryon.settings")
     if asked.demo:
         _default(environment, "TRYON_MODELS_DIR", str(REPOSITORY / ".demo/models"))
