@@ -13,6 +13,7 @@ from . import jxlheader, profiles
 
 # Loaded by the first image, and not by its package, which registers it with Pillow for all users in the process.
 DECODER_MODULE = "pillow_jxl.pillow_jxl"
+PART = 1 << 18  # numbers that are converted at a time
 
 
 def _find() -> importlib.machinery.ModuleSpec | None:
@@ -94,21 +95,32 @@ def _decode(stream: bytes, header: jxlheader.CodestreamHeader) -> tuple[Image.Im
         raise OSError("the size is not that of the header")
     if header.codes:
         profile = profiles.of_codes(*header.codes)
-    return _image(data, size, header), None if header.srgb else profile or None
+    return _image(data, size, header), None if header.srgb or header.linear else profile or None
 
 
 def _image(data: bytes, size: tuple[int, int], header: jxlheader.CodestreamHeader) -> Image.Image:
     mode = ("L" if header.grey else "RGB") + ("A" if header.alpha else "")
     if header.grey:  # which the decoder returns as wide as it is
         sample = len(data) // (size[0] * size[1] * len(mode))
-        if sample == 2 and not header.alpha:
+        if sample == 2 and not header.alpha and not header.linear:
             mode = "I;16"
-        elif sample == 2:
-            data = (np.frombuffer(data, np.uint16) >> 8).astype(np.uint8).tobytes()
-        elif sample == 4:
-            levels = np.nan_to_num(np.frombuffer(data, np.float32)).clip(0, 1) * 255
-            data = levels.round().astype(np.uint8).tobytes()
+        elif sample > 1 or header.linear:
+            data = _levels(data, sample, header).tobytes()
     if header.premultiplied:
         mode = mode[:-1] + "a"
     image = Image.frombytes(mode, size, data)
     return image.convert(mode[:-1] + "A") if header.premultiplied else image
+
+
+def _levels(data: bytes, sample: int, header: jxlheader.CodestreamHeader) -> np.ndarray:
+    """Returns grey, and its alpha, of `sample` bytes each as uint8 of sRGB."""
+    kind, top = {1: (np.uint8, 255), 2: (np.uint16, 65535), 4: (np.float32, 1)}[sample]
+    numbers = np.frombuffer(data, kind)
+    result = np.empty(numbers.shape, np.uint8)
+    for start in range(0, len(numbers), PART):
+        part = np.nan_to_num(numbers[start : start + PART].astype(np.float32) / top).clip(0, 1)
+        if header.linear:
+            light = part[:: 2 if header.alpha else 1]
+            light[:] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+        result[start : start + PART] = (part * 255).round()
+    return result

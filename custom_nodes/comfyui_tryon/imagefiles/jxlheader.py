@@ -26,7 +26,7 @@ RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7
 ALPHA, SPOT, BLACK, FILTER = 0, 2, 4, 5  # kinds of extra channels
 GREY, XYB = 1, 2  # colour spaces
 D65, SRGB_PRIMARIES, P3_PRIMARIES, WIDE_PRIMARIES = 1, 1, 11, 9
-SRGB_TRANSFER = 13
+SRGB_TRANSFER, LINEAR_TRANSFER = 13, 8
 BRIGHT_TRANSFERS = (16, 18)  # PQ and HLG
 
 
@@ -44,6 +44,7 @@ class CodestreamHeader:
         alpha: there is an alpha channel.
         premultiplied: the colours are multiplied by it.
         srgb: the colours are sRGB's.
+        linear: the numbers of a grey image are linear light.
         codes: primaries and transfer by ITU-T H.273, for PQ and HLG only.
     """
 
@@ -53,6 +54,7 @@ class CodestreamHeader:
     alpha: bool = False
     premultiplied: bool = False
     srgb: bool = False
+    linear: bool = False
     codes: tuple[int, int] | None = None
 
 
@@ -79,7 +81,8 @@ def read(stream: bytes) -> CodestreamHeader:
     """Reads the header of a codestream.
 
     Raises:
-        UnreadableForm: it is an animation, CMYK, of more than 16 bits or of very many channels.
+        UnreadableForm: it is an animation, CMYK, of more than 16 bits, of very many channels, or in colours that the
+            decoder returns as linear light.
         EOFError: it ends early.
     """
     bits = _Bits(stream[len(BARE) : HEADER_BYTES])
@@ -92,8 +95,8 @@ def read(stream: bytes) -> CodestreamHeader:
     _check_depth(bits)
     bits.skip(1)
     _read_extra_channels(bits, header)
-    bits.skip(1)
-    _read_colour(bits, header)
+    as_seen = bits.flag()  # stored by how it is seen, which the decoder makes the header's colours of
+    _read_colour(bits, header, as_seen)
     return header
 
 
@@ -179,12 +182,15 @@ def _read_extra_channels(bits: _Bits, header: CodestreamHeader) -> None:
             header.alpha, header.premultiplied = True, premultiplied
 
 
-def _read_colour(bits: _Bits, header: CodestreamHeader) -> None:
+def _read_colour(bits: _Bits, header: CodestreamHeader, as_seen: bool) -> None:
     if bits.flag():
         header.srgb = True
         return
     has_profile, space = bits.flag(), bits.number(ENUM)
     header.grey = space == GREY
+    if has_profile and as_seen:
+        # The decoder cannot use profiles. It returns linear light, whose 8 bits lose what is in the shadows.
+        raise UnreadableForm("a profile beside colours that are not stored in it")
     if has_profile or space == XYB:
         return
     white = bits.number(ENUM)
@@ -195,6 +201,9 @@ def _read_colour(bits: _Bits, header: CodestreamHeader) -> None:
         return
     transfer = bits.number(ENUM)
     header.srgb = (white, primaries, transfer) == (D65, SRGB_PRIMARIES, SRGB_TRANSFER)
+    if transfer == LINEAR_TRANSFER and not header.grey:
+        raise UnreadableForm("linear light")
+    header.linear = transfer == LINEAR_TRANSFER
     if transfer in BRIGHT_TRANSFERS:
         code = 12 if (white, primaries) == (D65, P3_PRIMARIES) else primaries
         header.codes = code, transfer

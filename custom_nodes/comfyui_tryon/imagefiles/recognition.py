@@ -5,7 +5,7 @@ import re
 from . import boxes
 
 AS_JPEG = "Save it as JPEG or PNG, and send that."
-JPEG_XL = "JPEG XL in a form that cannot be read (an animation, CMYK, more than 16 bits), or damaged"
+JPEG_XL = "JPEG XL in a form that cannot be read (such as an animation, CMYK or linear light), or damaged"
 BYTES = "Send the bytes of an image file."
 # What files begin with, what they are called and what to do.
 BEGINNINGS: list[tuple[bytes, str, str]] = [
