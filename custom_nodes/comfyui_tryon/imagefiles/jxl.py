@@ -86,7 +86,7 @@ def _decode(stream: bytes, header: jxlheader.CodestreamHeader) -> tuple[Image.Im
     """Returns the image, upright, and the ICC profile of its colours, if they are not sRGB's."""
     try:
         _, info, data, profile, _ = _decoder()(stream)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the decoder is no Exception
         raise OSError(str(error)) from None
