@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "custom_nodes"))
 
 import pillow_heif
+import pillow_jxl  # noqa: F401  # so that Pillow writes it
 from comfyui_tryon.decoding import pool
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.errors import ApiError
@@ -112,6 +113,12 @@ CASES: dict[str, Callable[[], bytes]] = {
     "avif": lambda: saved("AVIF", "RGB", (4000, 3000), noise=True, speed=10),
     "heic": lambda: heic("RGB"),
     "heic alpha": lambda: heic("RGBA"),
+    "jxl": lambda: saved("JXL", "RGB", noise=True, effort=3),
+    "jxl alpha": lambda: saved("JXL", "RGBA", (4000, 3000), noise=True, effort=7, num_threads=1),
+    "jxl lossless": lambda: saved("JXL", "RGB", (4000, 3000), noise=True, lossless=True, effort=3),
+    "jxl alpha lossless": lambda: saved("JXL", "RGBA", (4000, 3000), noise=True, lossless=True, effort=4),
+    "jxl float": lambda: saved("JXL", "F", (4000, 3000), noise=True, lossless=True, effort=1),
+    "jxl of one colour": lambda: saved("JXL", "RGBA", lossless=True, effort=1),
     "jpeg without end": lambda: saved("JPEG", noise=True, quality=90)[:-2],
     "avif alpha": lambda: saved("AVIF", "RGBA", (4000, 3000), speed=10),
 }

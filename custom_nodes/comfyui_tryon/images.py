@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import importlib.util
 import io
 import warnings
 from collections.abc import Iterator
@@ -13,24 +12,26 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from .errors import ApiError
-from .imagefiles import boxes, exif, jpeg, png, profiles, recognition, structure, tiff
+from .imagefiles import boxes, exif, jpeg, jxlheader, png, profiles, recognition, structure, tiff
 from .imagefiles.colour import Conversion
+from .imagefiles.heif import HAS_HEIF, open_heif
+from .imagefiles.jxl import HAS_JXL, open_jxl
 from .imagefiles.reducing import Box, reduce, reduced
 from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, empty, strips, upright
 
-HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # imported by the first HEIC: it takes 0.1 s
 PILLOW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
-INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else [])]
+INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else []), *(["JPEG XL"] if HAS_JXL else [])]
 MIN_SIDE = 16
 MAX_SIDE = 16_384
 
-FORMAT_NAMES = {"HEIF": "HEIC"}
+FORMAT_NAMES = {"HEIF": "HEIC", "JXL": "JPEG XL"}
+TURNED = ("HEIF", "JXL")  # by their decoders, as the file itself says and not its EXIF
 LAST_ROWS = 64  # as many as the largest unit of a JPEG has
 
 # Bytes that Pillow stores for a pixel; four in the modes that are not here.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 # Bytes for a pixel that the decoders hold beside Pillow's image; measured by tests/slowest_images.py.
-BESIDE = {"PNG": 1, "BMP": 4, "GIF": 3, "TIFF": 8, "WEBP": 18, "AVIF": 16, "HEIF": 20}
+BESIDE = {"PNG": 1, "BMP": 4, "GIF": 3, "TIFF": 8, "WEBP": 18, "AVIF": 16, "HEIF": 20, "JXL": 20}
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def load(found: Opened, data: bytes, size: tuple[int, int] | None = None) -> Box
     if not isinstance(found.image, JpegImagePlugin.JpegImageFile):
         found.image.seek(0)
         found.image.load()
+        if found.image.format == "JXL":  # which has it behind its header
+            found.profile = found.image.info.get("icc_profile")
         return None
     try:
         if not jpeg.lacks_end_mark(data):
@@ -208,7 +211,9 @@ def _open(data: bytes) -> Opened:
         image = _pillow(tiff.first_image(data))
         return Opened(image, exif.orientation(data), image.info.get("icc_profile"))
     if boxes.is_heif(data) and HAS_HEIF:
-        image = _heif(data)
+        image = open_heif(data)
+    elif data.startswith(jxlheader.JXL_BEGINNINGS) and HAS_JXL:
+        image = open_jxl(data)
     elif boxes.is_avif(data):
         image = _pillow(boxes.without_exif(data))
     else:
@@ -217,8 +222,7 @@ def _open(data: bytes) -> Opened:
     if image.format in ("AVIF", "HEIF"):
         codes = boxes.colour_codes(data)
         profile = profile or (profiles.of_codes(*codes) if codes else None)
-    turned = image.format == "HEIF"  # by the file's own boxes
-    return Opened(image, 1 if turned else exif.orientation(image.info.get("exif", b"")), profile)
+    return Opened(image, 1 if image.format in TURNED else exif.orientation(image.info.get("exif", b"")), profile)
 
 
 def _pillow(data: bytes) -> Image.Image:
@@ -237,16 +241,6 @@ def _load_jpeg(image: JpegImagePlugin.JpegImageFile, size: tuple[int, int] | Non
     part = image.draft(None, size) if size else None
     image.load()
     return part and part[1]
-
-
-def _heif(data: bytes) -> Image.Image:
-    # By its class: registered, it would be there for all users of Pillow in the process.
-    import pillow_heif
-
-    try:
-        return pillow_heif.HeifImageFile(io.BytesIO(data))
-    except SyntaxError:
-        raise UnidentifiedImageError from None
 
 
 def _digest(data: bytes, whole: bool) -> bytes:

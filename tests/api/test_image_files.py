@@ -284,7 +284,7 @@ NAMED = {
     "AVI": (b"RIFF\0\0\1\0AVI LIST" + bytes(100), "video"),
     "ZIP": (b"PK\3\4" + bytes(100), "ZIP"),
     "gzip": (b"\x1f\x8b\x08" + bytes(100), "gzip"),
-    "JPEG XL": (b"\xff\x0a" + bytes(100), "JPEG XL"),
+    "JPEG XL": (b"\xff\x0a\xff", "JPEG XL"),
     "JPEG XL in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
     "JPEG 2000": (to_bytes(gradient(), "JPEG2000"), "JPEG 2000"),
     "Photoshop": (b"8BPS\0\1" + bytes(100), "PSD"),

@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 import pillow_heif
 import pytest
+from comfyui_tryon.imagefiles.jxl import HAS_JXL
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
@@ -187,6 +188,12 @@ def pictures() -> dict[str, bytes]:
     heic = io.BytesIO()
     pillow_heif.from_pillow(rgb).save(heic)
     found["HEIC RGB"] = heic.getvalue()
+    if HAS_JXL:
+        import pillow_jxl  # noqa: F401  # so that Pillow writes it
+
+        for mode in ("RGB", "RGBA", "L", "LA", "I;16", "F"):
+            found[f"JXL {mode}"] = to_bytes(images[mode], "JXL", lossless=mode != "RGB", num_threads=0)
+        found["JXL in boxes"] = to_bytes(rgb, "JXL", use_container=True, num_threads=0)
     found["PNG interlaced"] = to_bytes(rgb, "PNG", interlace=1)
     found["JPEG progressive"] = to_bytes(rgb, "JPEG", progressive=True)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):

@@ -25,7 +25,7 @@ from ..imagefiles.strips import Allocate, empty, strips, upright
 MASK_FIELD = "mask_image"
 COPY_BYTES = 4  # for each pixel: a mask in another mode than the decoder's
 ADVICE = "Send an image that is white where the garment goes and black elsewhere."
-LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF", "HEIF")
+LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF", "HEIF", "JXL")
 MAX_COLOURS = 65_536  # a mask of one colour that was saved as a JPEG has some thousands
 SAME = 24  # levels of 255 by which an encoder or a brush's edge changes a colour
 BLACK, WHITE_FROM = 12, 243  # what JPEG makes of 0 and 255 away from edges

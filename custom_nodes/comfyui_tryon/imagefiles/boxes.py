@@ -1,4 +1,4 @@
-"""Looks into the boxes of HEIF and AVIF, which are ISO base media files as films are."""
+"""Looks into the boxes of HEIF, AVIF and JPEG XL, which are ISO base media files as films are."""
 
 import struct
 from collections.abc import Iterator
@@ -36,6 +36,11 @@ def without_exif(data: bytes) -> bytes:
         if kind == b"meta":
             return data[:start] + data[start:end].replace(b"Exif\0", b"none\0") + data[end:]
     return data
+
+
+def top_level(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (kind, start, end) of the content of the file's own boxes, up to one that is truncated."""
+    return _boxes(data, 0, len(data))
 
 
 def colour_codes(data: bytes) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ import re
 from . import boxes
 
 AS_JPEG = "Save it as JPEG or PNG, and send that."
+JPEG_XL = "JPEG XL in a form that cannot be read (such as an animation, CMYK or linear light), or damaged"
 BYTES = "Send the bytes of an image file."
 # What files begin with, what they are called and what to do.
 BEGINNINGS: list[tuple[bytes, str, str]] = [
@@ -15,8 +16,8 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"gimp xcf", "a GIMP document (XCF)", AS_JPEG),
     (b"\0\0\0\x0cjP  ", "JPEG 2000", AS_JPEG),
     (b"\xff\x4f\xff\x51", "JPEG 2000", AS_JPEG),
-    (b"\xff\x0a", "JPEG XL", AS_JPEG),
-    (b"\0\0\0\x0cJXL ", "JPEG XL", AS_JPEG),
+    (b"\xff\x0a", JPEG_XL, AS_JPEG),
+    (b"\0\0\0\x0cJXL ", JPEG_XL, AS_JPEG),
     (b"II\xbc", "JPEG XR", AS_JPEG),
     (b"\0\0\1\0", "a Windows icon (ICO)", AS_JPEG),
     (b"\0\0\2\0", "a Windows cursor (CUR)", AS_JPEG),

@@ -2,14 +2,14 @@
 
 import { button, dialog, element, newId } from "./dom.js";
 
-const IMAGE_NAME = /\.(png|jpe?g|webp|avif|heic|heif|bmp|tiff?|gif)$/i;
+const IMAGE_NAME = /\.(png|jpe?g|webp|avif|heic|heif|jxl|bmp|tiff?|gif)$/i;
 
 export class NoImage extends Error {}
 
 // Returns what the page knows about an image; width and height, turned upright, only if the browser can show it.
 export async function loaded(file, name = file.name) {
   if (!file.type.startsWith("image/") && !IMAGE_NAME.test(file.name)) {
-    throw new NoImage(`${file.name} is not an image. Choose a PNG, JPEG, WebP, AVIF or HEIC file.`);
+    throw new NoImage(`${file.name} is not an image. Choose a PNG, JPEG, WebP, AVIF, HEIC or JPEG XL file.`);
   }
   const url = URL.createObjectURL(file);
   const image = new Image();
@@ -36,7 +36,7 @@ export function picker({ what, sample, several = false, take }) {
       problem.textContent = error.message;
     }
   };
-  const input = element("input", { type: "file", accept: "image/*,.heic,.heif,.avif", multiple: several, className: "visually-hidden", id: newId("file") });
+  const input = element("input", { type: "file", accept: "image/*,.heic,.heif,.avif,.jxl", multiple: several, className: "visually-hidden", id: newId("file") });
   input.addEventListener("change", async () => {
     await give([...input.files]);
     input.value = "";
