@@ -68,7 +68,7 @@ class TryOnCrop:
         whole = to_pil(person, "person")
         if mask is None:  # of a request without one, for a sampler that needs none and fits the whole image itself
             return person, None, Window(0, 0, *whole.size)
-        white = to_pil(mask, "mask").convert("L")
+        white = to_pil(mask, "mask", "L")
         if white.size != whole.size:
             raise ValueError(f"mask is {white.size}, person {whole.size}; both must have one size.")
         size = (width, height)
@@ -120,7 +120,7 @@ class TryOnPaste:
         if mask is None:
             white, feather = Image.new("L", whole.size, 255), 0
         else:
-            white = to_pil(mask, "mask").convert("L")
+            white = to_pil(mask, "mask", "L")
         if request and mask is not None:
             request.warnings += doubts(np.asarray(white) >= 128, window, size)
         seen = window

@@ -31,8 +31,8 @@ def from_uint8(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.divide(pixels, 255.0, dtype=np.float32))
 
 
-def to_pil(images: torch.Tensor, name: str) -> Image.Image:
-    """Converts an IMAGE of one image, float (1, H, W, C) with C 1, 3 or 4, to RGB.
+def to_pil(images: torch.Tensor, name: str, mode: str = "RGB") -> Image.Image:
+    """Converts an IMAGE of one image, float (1, H, W, C) with C 1, 3 or 4, to RGB or another mode of Pillow's.
 
     Raises:
         ValueError: there are several images; the message calls the input by `name`.
@@ -46,4 +46,4 @@ def to_pil(images: torch.Tensor, name: str) -> Image.Image:
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
