@@ -38,9 +38,10 @@ def prompt(path: Path) -> dict[str, dict]:
     return found
 
 
-def test_each_workflow_has_a_template_and_its_picture():
+def test_each_workflow_has_a_template_and_an_image_of_its_own():
     names = {path.stem for path in WORKFLOWS}
     assert {path.stem for path in TEMPLATES.glob("*.json")} == {path.stem for path in TEMPLATES.glob("*.jpg")} == names
+    assert len({path.read_bytes() for path in TEMPLATES.glob("*.jpg")}) == len(names), "two templates share an image"
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
