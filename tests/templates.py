@@ -14,21 +14,25 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 TEMPLATES = PACK / "example_workflows"
 # What ComfyUI looks for beside the __init__.py that it loads, the repository's or the pack's.
 TWICE = ("example_workflows", "locales", "requirements.txt")
-# x, y, width, height: no link passes behind a node, and the larger nodes that ComfyUI calls Nodes 2.0 have room.
+# x, y, width, height: no link passes behind a node, in Nodes 2.0 too, whose nodes are taller. All of it is in view, and
+# ComfyUI writes no text at a smaller scale than SCALE.
 PLACES = {
-    "TryOnPersonImage": (40, 640, 300, 420),
-    "TryOnGarmentImage": (40, 1160, 300, 420),
-    "TryOnLoadAutoMasker": (440, 80, 400, 110),
-    "TryOnAutoMasker": (940, 160, 400, 220),
-    "TryOnMaskImage": (1440, 380, 400, 190),
-    "TryOnCrop": (1940, 700, 360, 220),
-    "TryOnLoadCatVTON": (1440, 1280, 400, 240),
-    "TryOnCatVTON": (2420, 960, 440, 480),
-    "TryOnLoadFashn": (1440, 1280, 400, 150),
-    "TryOnFashn": (2420, 960, 440, 560),
-    "TryOnPaste": (2980, 500, 360, 190),
-    "TryOnOutput": (3460, 560, 400, 560),
+    "TryOnLoadAutoMasker": (0, 150, 350, 110),
+    "TryOnPersonImage": (0, 390, 350, 330),
+    "TryOnGarmentImage": (0, 800, 350, 330),
+    "TryOnAutoMasker": (430, 0, 260, 210),
+    "TryOnMaskImage": (770, 190, 250, 150),
+    "TryOnLoadCatVTON": (640, 900, 440, 230),
+    "TryOnLoadFashn": (640, 900, 440, 120),
+    "TryOnCrop": (1100, 470, 230, 200),
+    "TryOnCatVTON": (1410, 670, 280, 440),
+    "TryOnFashn": (1410, 670, 280, 460),
+    "TryOnPaste": (1770, 380, 230, 150),
+    "TryOnOutput": (2080, 300, 310, 430),
 }
+SCALE = 0.6
+# Of the view's top left corner: beside the page's sidebar, which newer pages draw over the view.
+OFFSET = [110, 105]
 COLOURS = {"TryOnPersonImage": ("#232", "#353"), "TryOnGarmentImage": ("#232", "#353"), "TryOnOutput": ("#323", "#535")}
 # The form that a template opens as: (class, widget), in order.
 FORM = (
@@ -107,7 +111,7 @@ def template(prompt: dict[str, dict], classes: dict[str, type]) -> dict:
         "revision": 0, "last_node_id": max(by_id), "last_link_id": len(links), "nodes": nodes, "links": links,
         "groups": [], "config": {}, "version": 0.4,
         "extra": {
-            "ds": {"scale": 0.42, "offset": [120, 100]},
+            "ds": {"scale": SCALE, "offset": OFFSET},
             "linearMode": True,
             "linearData": {
                 "inputs": [[ids[name], key] for name, key in FORM if name in ids], "outputs": [ids["TryOnOutput"]]

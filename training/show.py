@@ -6,6 +6,9 @@ Prints a table and writes `photos.jpg`: person with the mask in red, garment and
 
 `python training/show.py readme` writes the images of the README: `docs/demo.jpg` of the quick start's samples, and
 `docs/demo-sheet.jpg` of drawn pairs that the weights never saw.
+
+`python training/show.py templates` writes the images that ComfyUI's page shows for the templates, of other such pairs;
+`python tests/templates.py` copies them to the repository's root.
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ from tryon_client import TryOn  # noqa: E402
 CLOTH_TYPES = [*GARMENT_CATEGORIES, *CLOTH_TYPE_ALIASES]
 SIZE = (384, 512)
 SEED = 42
+TEMPLATES = ROOT / "custom_nodes/comfyui_tryon/example_workflows"
+SQUARE = 512  # ComfyUI's page crops the images of templates to squares
+# Which drawn pair stands for a template. The demo has the samples of the quick start.
+PAIRS = {"catvton": 5, "catvton_mask": 0, "fashn": 3}
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,16 @@ class Shown:
     seconds: float
 
 
-def try_on(client: TryOn, person: Image.Image, garment: Image.Image, cloth_type: str) -> Shown:
-    """Sends a request without a mask."""
-    reply = client.try_on(person, garment, cloth_type=cloth_type, seed=SEED, return_mask=True)
-    result, mask = (Image.open(io.BytesIO(file)) for file in (reply.images[0].bytes, reply.mask or b""))
+def try_on(
+    client: TryOn, person: Image.Image, garment: Image.Image, cloth_type: str, mask: Image.Image | None = None
+) -> Shown:
+    """Sends a request; without a mask (L) the demo finds it itself."""
+    given = {} if mask is None else {"mask": mask}
+    reply = client.try_on(person, garment, cloth_type=cloth_type, seed=SEED, return_mask=True, **given)
+    result, used = (Image.open(io.BytesIO(file)) for file in (reply.images[0].bytes, reply.mask or b""))
     difference = reply.report.colour_difference if reply.report else None
     codes = [warning.code for warning in reply.warnings]
-    return Shown(result.convert("RGB"), mask.convert("L"), difference, codes, reply.timings.execute_s)
+    return Shown(result.convert("RGB"), used.convert("L"), difference, codes, reply.timings.execute_s)
 
 
 def photos(folder: Path) -> dict[str, Image.Image]:
@@ -106,11 +116,35 @@ def show_readme(client: TryOn) -> None:
     sheet(groups, (144, 192), 3, gap=4).save(ROOT / "docs" / "demo-sheet.jpg", quality=85)
 
 
+def show_templates(client: TryOn) -> None:
+    """Writes the images of the templates: before, after and the garment. Drawn pairs are sent with their own masks."""
+    person, garment = (Image.open(SAMPLES / f"{name}.png").convert("RGB") for name in ("person", "garment"))
+    thumbnail(person, garment, try_on(client, person, garment, "upper").result).save(TEMPLATES / "demo.jpg", quality=90)
+    pairs = draw(max(PAIRS.values()) + 1, SIZE)
+    for name, number in PAIRS.items():
+        pair = pairs[number]
+        result = try_on(client, pair.person, pair.garment, pair.cloth_type, pair.mask).result
+        before = in_red(pair.person, pair.mask) if name == "catvton_mask" else pair.person
+        thumbnail(before, pair.garment, result).save(TEMPLATES / f"{name}.jpg", quality=90)
+
+
+def thumbnail(before: Image.Image, garment: Image.Image, after: Image.Image) -> Image.Image:
+    """Returns a square with the halves `before` and `after`, and the garment in a frame over their lower middle."""
+    half, inset = (SQUARE // 2, SQUARE), (120, 160)
+    whole = Image.new("RGB", (SQUARE, SQUARE))
+    for left, image in ((0, before), (half[0], after)):
+        whole.paste(ImageOps.fit(image, half, Image.Resampling.LANCZOS), (left, 0))
+    framed = ImageOps.expand(ImageOps.pad(garment, inset, color="white"), 4, "#353")
+    whole.paste(framed, ((SQUARE - framed.width) // 2, SQUARE - framed.height - 8))
+    return whole
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the demo")
     commands = parser.add_subparsers(required=True, dest="command")
     commands.add_parser("readme")
+    commands.add_parser("templates")
     of_photos = commands.add_parser("photos")
     of_photos.add_argument("persons", type=Path)
     of_photos.add_argument("garments", type=Path)
@@ -119,6 +153,8 @@ def main() -> None:
     with TryOn(arguments.url) as client:
         if arguments.command == "photos":
             show_photos(client, arguments.persons, arguments.garments, arguments.output)
+        elif arguments.command == "templates":
+            show_templates(client)
         else:
             show_readme(client)
 

@@ -25,7 +25,8 @@ def _join_comfyui() -> None:
 
     folder = Path(__file__).parent
     if other := getattr(PromptServer.instance, "tryon_folder", None):
-        logging.warning("The try-on pack in %s is not loaded: %s already is. Remove one of the two.", folder, other)
+        if folder != other:  # start.sh in a clone in custom_nodes has ComfyUI load the clone, and the pack in it
+            logging.warning("The try-on pack in %s is not loaded: %s already is. Remove one of the two.", folder, other)
         return
     PromptServer.instance.tryon_folder = folder
     from . import nodes, templates

@@ -20,6 +20,8 @@ READY = """!!(window.app?.graph && app.extensionManager && document.querySelecto
 TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText)
     .find(text => text.includes(%s))"""
 LISTED = """[...document.querySelectorAll(".tryon h3")].map(title => title.innerText)"""
+PUBLISHED = """[...document.querySelectorAll(".tryon article")]
+    .find(article => article.querySelector("h3").innerText === "mine")?.querySelectorAll("button")"""
 CLICKED = """[...document.querySelectorAll("button")].filter(button => /%s/i.test(button.innerText))
     .map(button => (button.click(), true))[0]"""
 
@@ -89,7 +91,7 @@ def test_graphs_convert_to_the_prompts_that_the_page_queues(dev):
     in_page(dev, scenario)
 
 
-def test_the_example_is_opened_changed_published_and_answers(dev, fields):
+def test_the_example_is_opened_changed_published_answers_and_is_withdrawn(dev, fields):
     async def scenario(page: Page) -> None:
         templates = await page.evaluate('fetch("/api/workflow_templates").then(reply => reply.json())')
         assert set(templates["comfyui_tryon"]) == {path.stem for path in EXAMPLES.glob("*.json")}
@@ -97,6 +99,7 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         assert await page.evaluate(f'fetch("{address}.jpg").then(reply => reply.ok)')
         example = await page.evaluate(f'fetch("{address}.json").then(reply => reply.json())')
 
+        del example["extra"]["linearMode"]  # a page in app mode draws no nodes, and loads no image for one
         await open_graph(page, example)
         for node, name in ((1, "person.png"), (2, "garment.png")):
             assert await page.evaluate(f'app.graph.getNodeById({node}).widgets.some(({{name}}) => name === "upload")')
@@ -139,10 +142,18 @@ def test_the_example_is_opened_changed_published_and_answers(dev, fields):
         await shot(page, dev, "refused")
         await publish(page, "../mine")
         assert "cannot be a name" in await page.wait_for(TOAST % '"../mine"')
+
+        await page.evaluate(f'[...{PUBLISHED}].find(button => button.innerText === "Open").click()')
+        await page.wait_for("!!app.graph.getNodeById(9)")
+        assert await prompt_of(page) == queued, "a refused graph replaces nothing"
+        await page.evaluate(f'[...{PUBLISHED}].find(button => button.innerText === "Withdraw").click()')
+        await page.wait_for(CLICKED % "^\\s*delete")
+        await page.wait_for(TOAST % '"is withdrawn"')
+        await page.wait_for(f"!({PUBLISHED})")
+        await shot(page, dev, "withdrawn")
         assert not [message for message in page.messages if message.startswith("exception") and "tryon" in message]
 
     in_page(dev, scenario)
     with dev.client() as client:
-        assert client.delete("/api/v1/workflows/mine").status_code == 204
         assert client.post("/api/v1/tryon", json=fields | {"workflow": "mine"}).status_code == 404
     assert not (dev.folder / "mine.json").exists()

@@ -108,6 +108,24 @@ def test_comfyui_is_where_comfyui_dir_says(monkeypatch, tmp_path, capsys):
     assert host.find_comfyui(may_clone=False) == tmp_path
 
 
+def test_a_clone_in_custom_nodes_uses_the_comfyui_around_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("COMFYUI_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    comfyui, usual = tmp_path / "ComfyUI", tmp_path / "home/comfy/ComfyUI"
+    for folder in (comfyui, usual):
+        (folder / "custom_nodes").mkdir(parents=True)
+        (folder / "main.py").touch()
+    monkeypatch.setattr(host, "REPOSITORY", comfyui / "custom_nodes/comfyui-tryon")
+    assert host.find_comfyui(may_clone=False) == comfyui
+    monkeypatch.setattr(host, "REPOSITORY", comfyui / "packs/comfyui-tryon")
+    assert host.find_comfyui(may_clone=False) in (Path("/comfyui"), usual)
+    monkeypatch.setattr(host, "REPOSITORY", comfyui / "custom_nodes/comfyui-tryon")
+    (comfyui / "main.py").unlink()
+    assert host.find_comfyui(may_clone=False) in (Path("/comfyui"), usual)
+    monkeypatch.setenv("COMFYUI_DIR", "")
+    assert host.find_comfyui(may_clone=False) is None
+
+
 def test_a_mode_needs_nothing_but_python():
     """It runs before anything is installed: -S leaves all packages out."""
     command = [sys.executable, "-S", "-m", "comfyui_tryon", "--help"]

@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from math import hypot
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from support.servers import ROOT
 from templates import PACK, TWICE
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+VIEW = (1536, 770)  # pixels of a graph in a window of 1600 x 1000
+SMALLEST = 0.6  # ComfyUI writes no text into nodes at a smaller scale
+TITLE = 30  # pixels above a node's place
 SPACE = 40  # pixels: room for a link to pass between two nodes
 AGAIN = "run python tests/templates.py"
 
@@ -34,9 +38,10 @@ def prompt(path: Path) -> dict[str, dict]:
     return found
 
 
-def test_each_workflow_has_a_template_and_its_picture():
+def test_each_workflow_has_a_template_and_an_image_of_its_own():
     names = {path.stem for path in WORKFLOWS}
     assert {path.stem for path in TEMPLATES.glob("*.json")} == {path.stem for path in TEMPLATES.glob("*.jpg")} == names
+    assert len({path.read_bytes() for path in TEMPLATES.glob("*.jpg")}) == len(names), "two templates share an image"
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
@@ -48,6 +53,47 @@ def test_no_node_of_a_template_touches_another(path):
             for first, second in ((one, other), (other, one))
         )
         assert apart, (one["title"], other["title"])
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
+def test_a_template_opens_with_all_of_its_nodes_in_view_and_readable(path):
+    template = json.loads(path.read_text())
+    scale, offset = template["extra"]["ds"]["scale"], template["extra"]["ds"]["offset"]
+    assert scale >= SMALLEST
+    for node in template["nodes"]:
+        for axis, title in ((0, 0), (1, TITLE)):
+            start = (node["pos"][axis] - title + offset[axis]) * scale
+            end = (node["pos"][axis] + node["size"][axis] + offset[axis]) * scale
+            assert 0 <= start and end <= VIEW[axis], node["title"]
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
+def test_no_link_of_a_template_passes_behind_a_node(path):
+    template = json.loads(path.read_text())
+    nodes = {node["id"]: node for node in template["nodes"]}
+    for _, origin, output, target, place, _ in template["links"]:
+        x, y = slot(nodes[origin], output, nodes[origin]["size"][0])
+        # Sockets are listed before widgets, and those that widgets have are not counted.
+        sockets = [index for index, entry in enumerate(nodes[target]["inputs"]) if "widget" not in entry]
+        right, low = slot(nodes[target], sockets.index(place), 0)
+        reach = hypot(right - x, low - y) / 4
+        for step in range(1, 50):
+            t = step / 50
+            parts = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+            at = (
+                sum(part * value for part, value in zip(parts, (x, x + reach, right - reach, right), strict=True)),
+                sum(part * value for part, value in zip(parts, (y, y, low, low), strict=True)),
+            )
+            for other in set(nodes) - {origin, target}:
+                node = nodes[other]
+                inside = (node["pos"][axis] - (TITLE if axis else 0) <= at[axis] for axis in (0, 1))
+                before = (at[axis] <= node["pos"][axis] + node["size"][axis] for axis in (0, 1))
+                assert not (all(inside) and all(before)), (nodes[origin]["title"], node["title"])
+
+
+def slot(node: dict, place: int, x: int) -> tuple[float, float]:
+    """Returns where ComfyUI draws a slot."""
+    return node["pos"][0] + x, node["pos"][1] + 14 + 20 * place
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)

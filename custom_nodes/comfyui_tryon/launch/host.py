@@ -32,14 +32,18 @@ def has_gpu() -> bool:
 
 
 def find_comfyui(may_clone: bool) -> Path | None:
-    """Returns ComfyUI's folder, or None for the embedded engine; clones a release if there is none and `may_clone`."""
+    """Returns ComfyUI's folder, or None for the embedded engine; clones a release if there is none and `may_clone`.
+
+    COMFYUI_DIR comes first, then the ComfyUI whose `custom_nodes` this repository is in.
+    """
     given = os.environ.get("COMFYUI_DIR")
     if given is not None:
         if given and not Path(given, "main.py").is_file():
             fail(f"COMFYUI_DIR={given} holds no ComfyUI (no main.py)")
         return Path(os.path.abspath(given)) if given else None
     own = REPOSITORY / ".comfyui"
-    for folder in (Path("/comfyui"), Path.home() / "comfy/ComfyUI", own):
+    around = [REPOSITORY.parent.parent] if REPOSITORY.parent.name == "custom_nodes" else []
+    for folder in (*around, Path("/comfyui"), Path.home() / "comfy/ComfyUI", own):
         if (folder / "main.py").is_file():
             return folder
     if not may_clone or not shutil.which("git"):
