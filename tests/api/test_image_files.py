@@ -13,26 +13,9 @@ import pytest
 from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from PIL import Image, features
-from support.images import to_bytes
+from support.images import decode, gradient, refusal, to_bytes
 
 HAS_AVIF = features.check("avif")
-
-
-def decode(data: bytes) -> np.ndarray:
-    return images.decode(data, "person_image", 10**6)
-
-
-def refusal(data: bytes) -> str:
-    with pytest.raises(ApiError) as caught:
-        decode(data)
-    assert caught.value.code == "invalid_image"
-    return caught.value.message
-
-
-def gradient(width: int = 96, height: int = 128) -> Image.Image:
-    rows, columns = np.mgrid[0:height, 0:width]
-    pixels = np.stack([255 * columns / width, 255 * rows / height, 128 + 60 * rows / height], -1)
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def heif(image: Image.Image, **options) -> bytes:

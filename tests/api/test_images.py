@@ -10,7 +10,7 @@ import pytest
 from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from PIL import Image, ImageCms, features
-from support.images import gamma_profile, to_bytes
+from support.images import gamma_profile, gradient, to_bytes
 
 MAX_PIXELS = 1_000_000
 ORIENTATION = 0x0112
@@ -26,14 +26,6 @@ def refused(data: bytes, code: str = "invalid_image") -> ApiError:
     assert caught.value.code == code and caught.value.details == {"field": "person_image"}
     assert caught.value.message.startswith("person_image ")
     return caught.value
-
-
-def gradient(width: int = 48, height: int = 64) -> Image.Image:
-    """Differs in every corner and is smooth enough for lossy formats."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    return Image.fromarray(
-        np.stack([255 * columns / width, 255 * rows / height, 128 + 60 * rows / height], -1).astype(np.uint8)
-    )
 
 
 def test_lossless_formats_keep_every_pixel():
@@ -96,7 +88,7 @@ def test_an_orientation_that_does_not_exist_changes_nothing(value):
 
 def test_damaged_exif_does_not_matter():
     for exif in (b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"\0" * 200):
-        found = decode(to_bytes(gradient(), "JPEG", quality=95, exif=exif))
+        found = decode(to_bytes(gradient(48, 64), "JPEG", quality=95, exif=exif))
         assert found.shape == (64, 48, 3)
 
 

@@ -12,28 +12,11 @@ from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.errors import ApiError
 from comfyui_tryon.imagefiles import jxl, jxlheader
 from PIL import Image
-from support.images import gamma_profile, to_bytes
+from support.images import decode, gamma_profile, gradient, refusal, to_bytes
 
 pillow_jxl = pytest.importorskip("pillow_jxl", reason="JPEG XL is not tested: pillow-jxl-plugin is not installed")
 
 BOX = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl "
-
-
-def decode(data: bytes) -> np.ndarray:
-    return images.decode(data, "person_image", 10**6)
-
-
-def refusal(data: bytes) -> str:
-    with pytest.raises(ApiError) as caught:
-        decode(data)
-    assert caught.value.code == "invalid_image"
-    return caught.value.message
-
-
-def gradient(width: int = 96, height: int = 128) -> Image.Image:
-    rows, columns = np.mgrid[0:height, 0:width]
-    pixels = np.stack([255 * columns / width, 255 * rows / height, 128 + 60 * rows / height], -1)
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def written(image: Image.Image, **options) -> bytes:

@@ -5,6 +5,9 @@ import io
 import struct
 
 import numpy as np
+import pytest
+from comfyui_tryon import images
+from comfyui_tryon.errors import ApiError
 from PIL import Image, ImageCms
 
 
@@ -44,3 +47,23 @@ def picture(reply, index: int = 0) -> np.ndarray:
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
     difference = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
     return 10 * np.log10(255**2 / max(difference, 1e-10))
+
+
+def decode(data: bytes) -> np.ndarray:
+    """What the server makes of an image file."""
+    return images.decode(data, "person_image", 10**6)
+
+
+def refusal(data: bytes) -> str:
+    """The message with which the server refuses an image file."""
+    with pytest.raises(ApiError) as caught:
+        decode(data)
+    assert caught.value.code == "invalid_image"
+    return caught.value.message
+
+
+def gradient(width: int = 96, height: int = 128) -> Image.Image:
+    """Differs in every corner and is smooth enough for lossy formats."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    pixels = np.stack([255 * columns / width, 255 * rows / height, 128 + 60 * rows / height], -1)
+    return Image.fromarray(pixels.astype(np.uint8))

@@ -43,7 +43,7 @@ class JxlImage(ImageFile.ImageFile):
         except jxlheader.UnreadableForm as error:
             raise SyntaxError(str(error)) from None
         self._size = self._header.width, self._header.height
-        self._mode = ("L" if self._header.grey else "RGB") + ("A" if self._header.alpha else "")
+        self._mode = self._header.mode
 
     def load(self) -> Any:
         """Decodes the pixels.
@@ -99,7 +99,7 @@ def _decode(stream: bytes, header: jxlheader.CodestreamHeader) -> tuple[Image.Im
 
 
 def _image(data: bytes, size: tuple[int, int], header: jxlheader.CodestreamHeader) -> Image.Image:
-    mode = ("L" if header.grey else "RGB") + ("A" if header.alpha else "")
+    mode = header.mode
     if header.grey:  # which the decoder returns as wide as it is
         sample = len(data) // (size[0] * size[1] * len(mode))
         if sample == 2 and not header.alpha and not header.linear:

@@ -57,6 +57,11 @@ class CodestreamHeader:
     linear: bool = False
     codes: tuple[int, int] | None = None
 
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of 8 bits: L, LA, RGB or RGBA."""
+        return ("L" if self.grey else "RGB") + ("A" if self.alpha else "")
+
 
 def codestream(data: bytes) -> bytes | None:
     """Returns the codestream of a file with or without boxes; None if `data` is no JPEG XL.
