@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.framing.paste import cut
+from comfyui_tryon.framing.paste import cut, cut_mask
 from comfyui_tryon.framing.window import SMALLEST_MASK, Window, around, centred
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from hypothesis import given, settings
@@ -147,10 +147,10 @@ def test_a_mask_of_another_size_is_refused():
 
 
 def test_what_lies_beyond_the_image_repeats_its_edge_and_is_not_masked():
-    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     window = Window(-2, 0, 8, 3)
-    assert np.asarray(cut(image, window, (8, 3)))[1].tolist() == [4, 4, 4, 5, 6, 7, 7, 7]
-    assert np.asarray(cut(image, window, (8, 3), beyond=0))[1].tolist() == [0, 0, 4, 5, 6, 7, 0, 0]
+    assert cut(image, window, (8, 3))[1].tolist() == [4, 4, 4, 5, 6, 7, 7, 7]
+    assert cut_mask(image, window, (8, 3))[1].tolist() == [0, 0, 4, 5, 6, 7, 0, 0]
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,7 +13,9 @@ def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
     Published as `resize_and_crop` in CatVTON's `utils.py`; used for the person and the mask.
     """
-    return cut(image, centred(image.size, size), size)
+    if image.size == size:
+        return image
+    return Image.fromarray(cut(np.asarray(image), centred(image.size, size), size))
 
 
 def resize_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,5 +1,7 @@
 """Cuts a window out of an image, and puts a sampler's result back into it."""
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -7,29 +9,61 @@ from scipy import ndimage
 
 from .window import Window, bounds
 
+LANCZOS_REACH = 3  # pixels of the smaller of two images
 
-def cut(image: Image.Image, window: Window, size: tuple[int, int], beyond: int | None = None) -> Image.Image:
-    """Cuts `window` out of `image` and resizes it to `size` (width, height) with Lanczos.
+
+def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """Cuts `window` out of an image and resizes it with Lanczos; what is beyond the image repeats its edge.
 
     Args:
-        image: RGB or L.
+        image: uint8, (H, W, 3) or (H, W).
         window: may reach beyond the image.
-        size: of the result.
-        beyond: the value of pixels beyond the image; None repeats the image's edge.
+        size: (width, height) of the result.
     """
-    seen = window.within(Window(0, 0, *image.size))
-    part = image.crop((seen.x, seen.y, seen.x + seen.width, seen.y + seen.height))
-    if seen != window:
-        before = seen.y - window.y, seen.x - window.x
-        after = window.height - seen.height - before[0], window.width - seen.width - before[1]
-        pixels = np.asarray(part)
-        sides = [*zip(before, after), (0, 0)][: pixels.ndim]
-        if beyond is None:
-            pixels = np.pad(pixels, sides, mode="edge")
-        else:
-            pixels = np.pad(pixels, sides, constant_values=beyond)
-        part = Image.fromarray(pixels)
-    return part if part.size == size else part.resize(size, Image.Resampling.LANCZOS)
+    part, beyond = _seen(image, window)
+    return _resized(np.pad(part, beyond, mode="edge") if any(map(any, beyond)) else part, size)
+
+
+def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """Cuts `window` out of a mask as `cut` does; what is beyond it is black.
+
+    Only what comes out other than black is computed, a fifth of the time for a garment.
+
+    Args:
+        mask: uint8 (H, W).
+    """
+    part, beyond = _seen(mask, window)
+    part = np.pad(part, beyond)
+    box = bounds(part > 0)
+    if box is None or (part.shape[1], part.shape[0]) == size:
+        return _resized(part, size)
+    across, down = part.shape[1] / size[0], part.shape[0] / size[1]
+    beside, above = (math.ceil(LANCZOS_REACH / min(1, scale)) for scale in (across, down))
+    left, top = max(0, int(box[0] / across) - beside), max(0, int(box[1] / down) - above)
+    right = min(size[0], math.ceil(box[2] / across) + beside)
+    bottom = min(size[1], math.ceil(box[3] / down) + above)
+    resized = np.zeros((size[1], size[0]), np.uint8)
+    reach = left * across, top * down, right * across, bottom * down
+    resized[top:bottom, left:right] = _resized(part, (right - left, bottom - top), reach)
+    return resized
+
+
+def _seen(image: np.ndarray, window: Window) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Returns what `window` holds of an image, and by axis how much of it is beyond the image before and after that."""
+    seen = window.within(Window(0, 0, image.shape[1], image.shape[0]))
+    part = image[seen.y : seen.y + seen.height, seen.x : seen.x + seen.width]
+    before = seen.y - window.y, seen.x - window.x
+    after = window.height - seen.height - before[0], window.width - seen.width - before[1]
+    return part, [*zip(before, after), (0, 0)][: part.ndim]
+
+
+def _resized(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Resizes `box` (left, top, right, bottom) of an image, or the whole, to `size` (width, height) with Lanczos."""
+    if box is None and (image.shape[1], image.shape[0]) == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, box))
 
 
 def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window: Window, feather: int) -> torch.Tensor:
@@ -55,13 +89,13 @@ def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window
     reach = Window(left, top, right - left, bottom - top)
     part = reach.within(window).within(Window(0, 0, person.shape[2], person.shape[1]))
     rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
-    fitted = torch.stack([_resized(image, window, part) for image in result])
+    fitted = torch.stack([_fitted(image, window, part) for image in result])
     pasted = torch.from_numpy(np.repeat(person.numpy(), len(result), 0))  # in half the time of torch's own copy
     pasted[:, rows, columns] = repaint(person[:, rows, columns], fitted, mask[rows, columns], seam)
     return pasted
 
 
-def _resized(image: torch.Tensor, window: Window, part: Window) -> torch.Tensor:
+def _fitted(image: torch.Tensor, window: Window, part: Window) -> torch.Tensor:
     """Returns `part` of `image`, float (h, w, 3) in [0, 1], when that is scaled to `window`.
 
     With Lanczos, by way of 8 bits a channel.
@@ -69,11 +103,10 @@ def _resized(image: torch.Tensor, window: Window, part: Window) -> torch.Tensor:
     y, x = part.y - window.y, part.x - window.x
     if (image.shape[1], image.shape[0]) == window[2:]:
         return image[y : y + part.height, x : x + part.width]
-    pixels = Image.fromarray(image.mul(255).round().clamp(0, 255).to(torch.uint8).numpy())
+    pixels = image.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
     across, down = image.shape[1] / window.width, image.shape[0] / window.height
     box = (x * across, y * down, (x + part.width) * across, (y + part.height) * down)
-    resized = np.asarray(pixels.resize(part[2:], Image.Resampling.LANCZOS, box))
-    return torch.from_numpy(np.divide(resized, 255.0, dtype=np.float32))
+    return torch.from_numpy(np.divide(_resized(pixels, part[2:], box), 255.0, dtype=np.float32))
 
 
 def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int) -> torch.Tensor:
@@ -102,12 +135,7 @@ def _weight(inside: np.ndarray, radius: int) -> np.ndarray:
     width = 2 * radius + 1
     shrunk = ndimage.minimum_filter(inside.astype(np.uint8), width, mode="nearest")
     # By running sums: they cost the same however wide the seam is, and those of whole numbers are exact.
-    sums = np.pad(shrunk, radius, mode="edge").astype(np.int32)
-    for axis in (0, 1):
-        total = np.cumsum(sums, axis=axis, dtype=np.int32)
-        first = np.take(total, [width - 1], axis)
-        rest = np.take(total, range(width, total.shape[axis]), axis) - np.take(
-            total, range(total.shape[axis] - width), axis
-        )
-        sums = np.concatenate([first, rest], axis)
+    sums = np.pad(shrunk, radius + 1, mode="edge").astype(np.int32).cumsum(0, np.int32).cumsum(1, np.int32)[:-1, :-1]
+    sums = sums[width:] - sums[:-width]
+    sums = sums[:, width:] - sums[:, :-width]
     return np.where(inside, np.divide(sums, width * width, dtype=np.float32), np.float32(0))

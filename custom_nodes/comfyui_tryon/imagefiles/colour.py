@@ -36,7 +36,8 @@ class Conversion:
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, WHITE), strip).convert("RGB")
         elif strip.mode in ("P", "1"):
             strip = strip.convert("RGB")
-        return self._in_srgb(strip).convert("RGB")
+        strip = self._in_srgb(strip)
+        return strip if strip.mode == "RGB" else strip.convert("RGB")  # which would copy it
 
     def _in_srgb(self, strip: Image.Image) -> Image.Image:
         if not self._profile or strip.mode not in ("RGB", "L", "CMYK"):

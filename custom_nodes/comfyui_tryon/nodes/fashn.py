@@ -14,7 +14,7 @@ from ..fashn.sampler import CANVAS, CLASSES, STEPS_MAX, preview, working_memory
 from ..weights import search as weights
 from ..weights.loaders import LOADERS
 from .models import DTYPES, unwrap
-from .tensors import from_uint8, to_pil
+from .tensors import from_uint8, to_pixels
 
 DEFAULT_PATH = LOADERS["TryOnLoadFashn"].defaults["fashn_path"]
 FASHN_PRECISIONS = ("auto", "fp32", "bf16")
@@ -154,8 +154,8 @@ class TryOnFashn:
             report(step, None if predicted is None else partial(preview, predicted))
 
         images = model(
-            _pixels(person, "person"),
-            _pixels(garment, "garment"),
+            to_pixels(person, "person"),
+            to_pixels(garment, "garment"),
             category=category,
             garment_photo=garment_photo,
             segmentation_free=segmentation_free,
@@ -171,15 +171,11 @@ class TryOnFashn:
         return (from_uint8(images.numpy()),)
 
 
-def _pixels(image: torch.Tensor, name: str) -> np.ndarray:
-    return np.asarray(to_pil(image, name))
-
-
 def _area(mask: torch.Tensor | None, image: torch.Tensor, name: str, of: str) -> np.ndarray | None:
     """Returns what is white in a mask as bool (H, W), or None without one."""
     if mask is None:
         return None
-    white = np.asarray(to_pil(mask, name).convert("L")) >= 128
+    white = to_pixels(mask, name, "L") >= 128
     if white.shape != image.shape[1:3]:
         raise ValueError(
             f"{name} is {white.shape[::-1]}, {of} {image.shape[2], image.shape[1]}; both must have one size."

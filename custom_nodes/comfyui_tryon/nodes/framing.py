@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import exchange
-from ..framing.paste import cut, paste
+from ..framing.paste import cut, cut_mask, paste
 from ..framing.report import doubts
 from ..framing.window import Window, around, bounds, centred
-from .tensors import from_uint8, to_pil
+from .tensors import from_uint8, to_pixels
 from .token import TOKEN
 
 FRAMINGS = ("person", "model")
@@ -65,19 +64,21 @@ class TryOnCrop:
         zoom: str = "auto",
         framing: str = FRAMINGS[0],
     ) -> tuple[torch.Tensor, torch.Tensor | None, Window]:
-        whole = to_pil(person, "person")
+        whole = to_pixels(person, "person")
+        in_full = (whole.shape[1], whole.shape[0])
         if mask is None:  # of a request without one, for a sampler that needs none and fits the whole image itself
-            return person, None, Window(0, 0, *whole.size)
-        white = to_pil(mask, "mask", "L")
-        if white.size != whole.size:
-            raise ValueError(f"mask is {white.size}, person {whole.size}; both must have one size.")
+            return person, None, Window(0, 0, *in_full)
+        white = to_pixels(mask, "mask", "L")
+        if white.shape != whole.shape[:2]:
+            raise ValueError(f"mask is {white.shape[::-1]}, person {in_full}; both must have one size.")
         size = (width, height)
         if framing == "model":
-            window = centred(whole.size, size)
+            window = centred(in_full, size)
         else:
-            window = around(whole.size, bounds(np.asarray(white) >= 128), size, zoom == "auto")
-        parts = (cut(whole, window, size), cut(white, window, size, beyond=0).convert("RGB"))
-        return *(from_uint8(np.asarray(part))[None] for part in parts), window
+            window = around(in_full, bounds(white >= 128), size, zoom == "auto")
+        seen = from_uint8(cut(whole, window, size))[None]
+        area = from_uint8((cut if framing == "model" else cut_mask)(white, window, size))
+        return seen, area[None, :, :, None].expand(-1, -1, -1, 3), window
 
 
 class TryOnPaste:
@@ -114,25 +115,24 @@ class TryOnPaste:
         token: str = "",
         node: str = "",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        whole = to_pil(person, "person")
+        before = to_pixels(person, "person")
         size = (result.shape[2], result.shape[1])
         request = exchange.find(token) if token else None
         if mask is None:
-            white, feather = Image.new("L", whole.size, 255), 0
+            white, feather = np.full(before.shape[:2], 255, np.uint8), 0
         else:
-            white = to_pil(mask, "mask", "L")
+            white = to_pixels(mask, "mask", "L")
         if request and mask is not None:
-            request.warnings += doubts(np.asarray(white) >= 128, window, size)
+            request.warnings += doubts(white >= 128, window, size)
         seen = window
         if framing == "model":
-            whole, white = cut(whole, window, size), cut(white, window, size, beyond=0)
+            before, white = cut(before, window, size), cut(white, window, size)
             window = Window(0, 0, *size)
-        before = np.asarray(whole)
         if request:
             request.framed[node] = exchange.Framed(seen, before)
         is_given = framing != "model" and person.shape[-1] == 3
         untouched = person.cpu() if is_given else from_uint8(before)[None]
-        inside = from_uint8(np.asarray(white))
+        inside = from_uint8(white)
         pasted = paste(untouched, result.cpu(), inside, window, feather)
         return pasted, inside[None, :, :, None].expand(-1, -1, -1, 3)
 

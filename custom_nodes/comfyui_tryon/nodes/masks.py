@@ -4,7 +4,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import exchange, metrics
@@ -13,7 +12,7 @@ from ..masker import CLOTH_TYPES, GeometricMasker, Masker, SchpDensePoseMasker, 
 from ..weights import search as weights
 from ..weights.loaders import LOADERS, PARSERS
 from .models import dtype, unwrap
-from .tensors import from_uint8, to_pil
+from .tensors import from_uint8, to_pixels
 from .token import TOKEN
 
 # Those that are loaded from files, by the name that the node has for each.
@@ -123,7 +122,7 @@ class TryOnAutoMasker:
         masker = unwrap(pipe, Masker, "pipe", TryOnLoadAutoMasker.DISPLAY_NAME)
         engine().load(pipe)
         report = engine().progress(1)
-        person = np.array(to_pil(target_image, "target_image"))
+        person = to_pixels(target_image, "target_image")
         found = masker.find(
             person,
             cloth_type,

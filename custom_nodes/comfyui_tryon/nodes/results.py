@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .tensors import quantize
+
 WHITE_LEVEL = 255.0
 # Sharpening overshoots a little in places. More than this share of values, or further, is not an image from 0 to 1.
 OVERSHOOT = 0.1
@@ -58,20 +60,19 @@ def _to_uint8(batch: torch.Tensor | np.ndarray) -> np.ndarray:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(WHITE_LEVEL)
-    _check_range(values)
-    scaled = np.multiply(values, WHITE_LEVEL, dtype=np.float32)
-    return np.rint(scaled, out=scaled).clip(0, WHITE_LEVEL, out=scaled).astype(np.uint8)
+    pixels, lowest, highest = quantize(values)
+    _check_range(values, lowest, highest)
+    return pixels
 
 
-def _check_range(values: np.ndarray) -> None:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite((low, high)).all():
+def _check_range(values: np.ndarray, lowest: float, highest: float) -> None:
+    if not np.isfinite((lowest, highest)).all():
         raise BadResult("It returned values that are not numbers, or infinite.")
-    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+    if lowest >= -OVERSHOOT and highest <= 1 + OVERSHOOT:
         return
     outside = np.count_nonzero((values < -OVERSHOOT) | (values > 1 + OVERSHOOT))
     if outside > MAX_OVERSHOOT_SHARE * values.size:
-        raise BadResult(f"It returned values from {low:.4g} to {high:.4g}. {WANTED}.")
+        raise BadResult(f"It returned values from {lowest:.4g} to {highest:.4g}. {WANTED}.")
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

@@ -16,14 +16,30 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     Raises:
         FloatingPointError: a value is not a number, and would become a black pixel.
     """
-    values = images.float().cpu().numpy()
+    pixels, lowest, highest = quantize(images.float().cpu().numpy())
+    if np.isnan(lowest + highest):
+        raise FloatingPointError("a value is not a number")
+    return pixels
+
+
+def quantize(values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Returns floats in [0, 1] as uint8, and the lowest and the highest of them, each to 1/255.
+
+    What is beyond is clipped. Both are NaN if a value is not a number.
+    """
     pixels = np.empty(values.shape, np.uint8)
     source, target = values.reshape(-1), pixels.reshape(-1)
-    with np.errstate(invalid="raise"):
+    scaled = np.empty(min(BLOCK, source.size), np.float32)
+    extremes = []
+    with np.errstate(invalid="ignore", over="ignore"):
         for start in range(0, source.size, BLOCK):
-            scaled = source[start : start + BLOCK] * np.float32(255)
-            target[start : start + BLOCK] = np.rint(scaled, out=scaled).clip(0, 255, out=scaled)
-    return pixels
+            part = scaled[: source.size - start]
+            np.multiply(source[start : start + BLOCK], 255, out=part, dtype=np.float32)
+            np.rint(part, out=part)
+            low, high = part.min(), part.max()
+            extremes += [low, high]
+            target[start : start + BLOCK] = part if 0 <= low and high <= 255 else part.clip(0, 255, out=part)
+    return pixels, float(np.min(extremes)) / 255, float(np.max(extremes)) / 255
 
 
 def from_uint8(pixels: np.ndarray) -> torch.Tensor:
@@ -31,11 +47,16 @@ def from_uint8(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.divide(pixels, 255.0, dtype=np.float32))
 
 
-def to_pil(images: torch.Tensor, name: str, mode: str = "RGB") -> Image.Image:
-    """Converts an IMAGE of one image, float (1, H, W, C) with C 1, 3 or 4, to RGB or another mode of Pillow's.
+def to_pixels(images: torch.Tensor, name: str, mode: str = "RGB") -> np.ndarray:
+    """Converts an IMAGE of one image to uint8: (H, W, 3) RGB, or (H, W) of the mode L.
+
+    Args:
+        images: float (1, H, W, C), C 1, 3 or 4.
+        name: of the input, for the message.
+        mode: Pillow's, RGB or L.
 
     Raises:
-        ValueError: there are several images; the message calls the input by `name`.
+        ValueError: there are several images.
     """
     if len(images) != 1:
         raise ValueError(f"{name} has {len(images)} images; send them one at a time.")
@@ -45,5 +66,11 @@ def to_pil(images: torch.Tensor, name: str, mode: str = "RGB") -> Image.Image:
     pixels = to_uint8(image)
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    image = Image.fromarray(pixels)
-    return image if image.mode == mode else image.convert(mode)
+    if pixels.ndim == (3 if mode == "RGB" else 2) and pixels.shape[2:] in ((), (3,)):
+        return pixels
+    return np.array(Image.fromarray(pixels).convert(mode))
+
+
+def to_pil(images: torch.Tensor, name: str) -> Image.Image:
+    """Converts an IMAGE of one image, as `to_pixels`, to RGB."""
+    return Image.fromarray(to_pixels(images, name))
