@@ -11,7 +11,7 @@ from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from drawing import Pair, draw_pair
 from support import tiny_diffusion
-from support.images import to_base64
+from support.images import small_request
 from support.servers import (
     DEMO_MODELS,
     EMBEDDED,
@@ -159,11 +159,4 @@ def pair() -> Pair:
 @pytest.fixture
 def fields(pair) -> dict:
     """A small request that succeeds."""
-    return {
-        "person_image": to_base64(pair.person),
-        "garment_image": to_base64(pair.garment),
-        "num_inference_steps": 2,
-        "width": 128,
-        "height": 192,
-        "seed": 7,
-    }
+    return small_request(pair)

@@ -67,10 +67,10 @@ def with_checksums(data: bytearray) -> bytes:
 
 async def outcome(processes: pool.Pool, data: bytes, field: str) -> str:
     try:
-        header = await processes.run(Job(data, field, MAX_PIXELS))
+        header, _ = await processes.run(Job(data, field, MAX_PIXELS))
         if header.decoder_bytes + header.pixel_bytes > BUDGET:
             return "image_too_large"
-        pixels = await processes.run(Job(data, field, MAX_PIXELS, header))
+        _, pixels = await processes.run(Job(data, field, MAX_PIXELS, header))
         return "decoded" if pixels.dtype == "uint8" and pixels.shape[2:] == (3,) else f"pixels of {pixels.shape}"
     except ApiError as error:
         if not error.message.startswith(f"{field} ") or len(error.message) > 300:

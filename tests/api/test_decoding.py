@@ -197,7 +197,7 @@ async def test_a_decoder_that_does_not_end_is_stopped_and_the_next_image_is_deco
         await processes.run(slow)
     assert caught.value.code == "invalid_image" and "too long" in caught.value.message
     monkeypatch.undo()
-    assert (await processes.run(slow)).shape == (3_000, 3_000, 3)
+    assert (await processes.run(slow))[1].shape == (3_000, 3_000, 3)
     assert not processes._quick.locked() and not processes._slow.locked()
 
 
@@ -217,11 +217,11 @@ async def test_a_refused_image_is_not_held_until_the_collector_comes_by(api, gre
 async def test_a_process_that_is_killed_is_replaced():
     processes = Pool()
     job = Job(grey_png(16), "person_image", 10_000)
-    assert (await processes.run(job)).width == 16
+    assert (await processes.run(job))[0].width == 16
     for worker in pool._idle:
         worker._process.kill()
         worker._process.wait()
-    assert (await processes.run(job)).width == 16
+    assert (await processes.run(job))[0].width == 16
 
 
 async def test_a_process_of_decoders_knows_no_key(monkeypatch):

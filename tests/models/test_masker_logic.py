@@ -142,7 +142,7 @@ def test_dilation_is_the_textbook_one(plane, size):
 
 
 @given(plane=PLANES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_hulls_hold_every_pixel_inside_and_none_far_outside(plane):
     filled = fill_hulls(plane)
     assert filled[plane].all()

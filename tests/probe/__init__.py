@@ -113,7 +113,7 @@ class ProbeValidation(ProbeFault):
     def VALIDATE_INPUTS(cls, fault: str) -> bool:
         if fault == "error":
             raise RAISED["error"]()
-        if fault == "sleep":
+        if fault == "pause":
             time.sleep(1)
         return True
 

@@ -30,7 +30,7 @@ from comfyui_tryon.imagefiles.jxl import HAS_JXL
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
-from support.images import to_bytes
+from support.images import small_request, to_bytes
 from support.servers import Server
 from support.waiting import until
 
@@ -76,6 +76,12 @@ class Target:
             assert reply.headers["X-Request-Id"]
         return reply
 
+    def check_alive(self) -> None:
+        """Has the executor answer with an image."""
+        files = {"person_image": PICTURES["PNG RGB"], "garment_image": PICTURES["TIFF CMYK"]}
+        reply = self.client.post("/api/v1/tryon", files=files, data=TO_PERSON)
+        assert reply.status_code == 200, reply.text
+
     def raw(self, data: bytes, wait: bool = True) -> bytes:
         """Sends bytes and hangs up; what came back until the server did, or half a second passed."""
         port = int(self.server.url.rsplit(":", 1)[1])
@@ -115,7 +121,7 @@ def check_failure(status: int, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def target(server) -> Iterator[Target]:
+def target(server, pair) -> Iterator[Target]:
     graph = json.loads((server.workflows / "demo.json").read_text())
     graph = {"1": graph["1"], "2": graph["2"], "9": graph["9"]}
     graph["9"]["inputs"] = {"images": ["1", 0]}
@@ -133,23 +139,24 @@ def target(server) -> Iterator[Target]:
         thread = threading.Thread(target=ping)
         thread.start()
         try:
+            for _ in range(20):  # fills the pools and caches that stay
+                target.check_alive()
             yield target
+            reply = client.post("/api/v1/tryon", json=small_request(pair))
+            assert reply.status_code == 200, reply.text
         finally:
             stop.set()
             thread.join()
 
 
 @pytest.fixture(autouse=True)
-def unharmed(target, fields) -> Iterator[None]:
+def unharmed(target) -> Iterator[None]:
     """After each test the process and the executor are alive, /ping has always answered and memory is where it was."""
-    for _ in range(20):  # fills the pools and caches that stay
-        target.post(files={"person_image": PICTURES["PNG RGB"], "garment_image": PICTURES["TIFF CMYK"]}, data=TO_PERSON)
     target.memory = target.server.memory()
     target.pings.clear()
     yield
     assert target.server.process.poll() is None, target.server.log()[-2000:]
-    reply = target.client.post("/api/v1/tryon", json=fields)
-    assert reply.status_code == 200, reply.text
+    target.check_alive()
     assert target.client.get("/ping").json() == {"status": "healthy"}
     seconds = [0.0, *(spent for status, spent in target.pings)]
     assert {status for status, _ in target.pings} <= {200}

@@ -26,7 +26,7 @@ def write_workflows(folder: Path) -> list[Path]:
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
     nodes = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES, *SHOWN)}
     nodes |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
-    nodes |= {"slow_validation": ("ProbeValidation", "sleep")}
+    nodes |= {"slow_validation": ("ProbeValidation", "pause")}
     written = []
     for name, (class_type, fault) in nodes.items():
         inputs = {"image": ["1", 0], "fault": fault}

@@ -3,12 +3,16 @@
 import base64
 import io
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from PIL import Image, ImageCms
+
+if TYPE_CHECKING:
+    from drawing import Pair
 
 
 def to_bytes(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -19,6 +23,18 @@ def to_bytes(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 def to_base64(image: Image.Image) -> str:
     return base64.b64encode(to_bytes(image)).decode()
+
+
+def small_request(pair: "Pair") -> dict:
+    """The fields of a request that takes the demo's model a fifth of a second."""
+    return {
+        "person_image": to_base64(pair.person),
+        "garment_image": to_base64(pair.garment),
+        "num_inference_steps": 2,
+        "width": 128,
+        "height": 192,
+        "seed": 7,
+    }
 
 
 def from_base64(text: str) -> np.ndarray:

@@ -4,6 +4,14 @@ import asyncio
 from collections import deque
 from types import TracebackType
 
+from ..images import Header
+
+
+def cost(header: Header, size: int) -> int:
+    """Returns the bytes that decoding a file of `size` bytes takes in this process and in the one that decodes."""
+    # The pixels are copied once from the memory that is shared with the process, and so is the file.
+    return header.decoder_bytes + header.pixel_bytes + 2 * size
+
 
 class Budget:
     """Lends shares of `total` bytes, first come first served."""

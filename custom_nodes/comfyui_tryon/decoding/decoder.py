@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Coroutine, Iterable
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from .. import images
 from ..errors import ApiError
 from ..imagefiles.reducing import reduced
-from .budget import Budget, Share
-from .mask import COPY_BYTES, MASK_FIELD, decode_field
+from .budget import Budget, Share, cost
+from .mask import MASK_FIELD, decode_field, read_field_header
 from .pool import Pool
 from .worker import Job
 
@@ -20,6 +19,7 @@ T = TypeVar("T")
 MASK_ASPECT_TOLERANCE = 0.01
 PERSON_FIELD = "person_image"
 REDUCED_FIELDS = (PERSON_FIELD, MASK_FIELD)
+SMALL_BYTES = 24_000_000  # a JPEG of 1.8 megapixels, a PNG of 2.5
 
 
 class Decoder:
@@ -56,8 +56,43 @@ class Decoder:
         Raises:
             ApiError
         """
-        headers = dict(zip(uploads, await all_of(self._header(*upload, max_side) for upload in uploads.items())))
+        looked, lent = await self._look(uploads, share, max_side)
+        headers = {name: header for name, (header, _) in looked.items()}
+        decoded = {name: pixels for name, (_, pixels) in looked.items() if pixels is not None}
         kept, apart, together = _costs(uploads, headers)
+        if len(decoded) < len(uploads) or together > lent:
+            decoded.clear()
+            looked.clear()
+            share.shrink(0)
+            await self._take(share, headers, apart, together)
+            decodings = [self._pixels(name, data, headers[name]) for name, data in uploads.items()]
+            decoded = dict(zip(uploads, await (all_of if together <= self._budget.total else one_by_one)(decodings)))
+        if MASK_FIELD in decoded:
+            sizes = (_upright_size(headers[name], decoded[name]) for name in (MASK_FIELD, PERSON_FIELD))
+            _check_aspect_ratio(*sizes)
+            decoded[MASK_FIELD] = await asyncio.to_thread(_fit_mask, decoded[MASK_FIELD], decoded[PERSON_FIELD])
+        share.shrink(kept)
+        return decoded
+
+    async def _look(
+        self, uploads: dict[str, bytes], share: Share, max_side: int | None
+    ) -> tuple[dict[str, tuple[images.Header, np.ndarray | None]], int]:
+        """Reads the headers, and decodes small images at once: for those two ways to a process take longer than one.
+
+        Returns:
+            Header and pixels by field, and the bytes of the budget that the request has been lent for them.
+        """
+        lent = SMALL_BYTES * len(uploads) if self._pool else 0
+        if lent > self._budget.total:
+            lent = 0
+        if lent:
+            await share.take(lent)
+        sides = (max_side if field in REDUCED_FIELDS else None for field in uploads)
+        looks = [self._header(field, data, side, lent > 0) for (field, data), side in zip(uploads.items(), sides)]
+        return dict(zip(uploads, await all_of(looks))), lent
+
+    async def _take(self, share: Share, headers: dict[str, images.Header], apart: int, together: int) -> None:
+        """Waits until the images can be decoded side by side or, if they never can, one by one."""
         total = self._budget.total
         if apart > total:
             raise ApiError(
@@ -67,32 +102,20 @@ class Decoder:
                 field=max(headers, key=lambda name: headers[name].pixel_bytes),
             )
         await share.take(together if together <= total else apart)
-        decodings = [self._pixels(name, data, headers[name]) for name, data in uploads.items()]
-        arrays = await (all_of(decodings) if together <= total else one_by_one(decodings))
-        decoded = dict(zip(uploads, arrays))
-        if MASK_FIELD in decoded:
-            sizes = (_upright_size(headers[name], decoded[name]) for name in (MASK_FIELD, PERSON_FIELD))
-            _check_aspect_ratio(*sizes)
-            decoded[MASK_FIELD] = await asyncio.to_thread(_fit_mask, decoded[MASK_FIELD], decoded[PERSON_FIELD])
-        share.shrink(kept)
-        return decoded
 
-    async def _header(self, field: str, data: bytes, max_side: int | None) -> images.Header:
-        if field not in REDUCED_FIELDS:
-            max_side = None
-        if self._pool:
-            header = cast(images.Header, await self._pool.run(Job(data, field, self._max_pixels, max_side=max_side)))
-        else:
-            header = await asyncio.to_thread(images.read_header, data, field, self._max_pixels, max_side)
-        if field != MASK_FIELD:
-            return header
-        copy = header.width * header.height * COPY_BYTES
-        return replace(header, decoder_bytes=header.decoder_bytes + copy)
+    async def _header(
+        self, field: str, data: bytes, max_side: int | None, at_once: bool
+    ) -> tuple[images.Header, np.ndarray | None]:
+        if not self._pool:
+            return await asyncio.to_thread(read_field_header, data, field, self._max_pixels, max_side), None
+        limit = SMALL_BYTES if at_once else 0
+        return await self._pool.run(Job(data, field, self._max_pixels, max_side=max_side, at_once=limit))
 
     async def _pixels(self, field: str, data: bytes, header: images.Header) -> np.ndarray:
-        if self._pool:
-            return cast(np.ndarray, await self._pool.run(Job(data, field, self._max_pixels, header, header.max_side)))
-        return await asyncio.to_thread(decode_field, data, field, self._max_pixels, None, header.max_side)
+        if not self._pool:
+            return await asyncio.to_thread(decode_field, data, field, self._max_pixels, None, header.max_side)
+        job = Job(data, field, self._max_pixels, header, header.max_side)
+        return cast(np.ndarray, (await self._pool.run(job))[1])
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:
@@ -124,8 +147,7 @@ def _costs(uploads: dict[str, bytes], headers: dict[str, images.Header]) -> tupl
         if {mask.width, mask.height} != {person.width, person.height}:
             kept += person.pixel_bytes
             fit = 2 * images.CHANNELS * person.pixel_bytes + 2 * mask.pixel_bytes
-    # The pixels are copied once from the memory that is shared with the process, and so is the file.
-    decoding = [header.decoder_bytes + header.pixel_bytes + 2 * len(uploads[name]) for name, header in headers.items()]
+    decoding = [cost(header, len(uploads[name])) for name, header in headers.items()]
     return kept, kept + max(fit, *decoding), kept + max(fit, sum(decoding))
 
 

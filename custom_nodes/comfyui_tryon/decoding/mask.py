@@ -11,7 +11,7 @@ cut-out, a person with a greyed area, an image that is opaque all around a hole 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -45,6 +45,13 @@ def decode_field(
 ) -> np.ndarray:
     """Decodes the image of a request's field, a mask or a photograph; as `decode` and `images.decode`."""
     return (decode if field == MASK_FIELD else images.decode)(data, field, max_pixels, allocate, max_side)
+
+
+def read_field_header(data: bytes, field: str, max_pixels: int, max_side: int | None = None) -> images.Header:
+    """Reads the header of what `decode_field` decodes; as `images.read_header`."""
+    header = images.read_header(data, field, max_pixels, max_side)
+    copy = header.width * header.height * COPY_BYTES if field == MASK_FIELD else 0
+    return replace(header, decoder_bytes=header.decoder_bytes + copy)
 
 
 class Unclear(ValueError):

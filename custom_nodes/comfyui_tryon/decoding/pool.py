@@ -27,7 +27,7 @@ class Pool:
         self._slow = asyncio.Semaphore(SLOW_PROCESSES)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
-    async def run(self, job: Job) -> images.Header | np.ndarray:
+    async def run(self, job: Job) -> tuple[images.Header, np.ndarray | None]:
         """Has a process do `job`; kills the process if it takes too long or if nobody waits any more.
 
         Raises:
@@ -38,7 +38,7 @@ class Pool:
                 return await self._run(job)
         return await self._run(job)
 
-    async def _run(self, job: Job) -> images.Header | np.ndarray:
+    async def _run(self, job: Job) -> tuple[images.Header, np.ndarray | None]:
         await self._quick.acquire()
         place, worker, reply, slow = self._quick, None, None, False
         try:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import images
 from ..errors import ApiError
 from . import MESSAGE_BYTES
-from .mask import decode_field
+from .budget import cost
+from .mask import decode_field, read_field_header
 
 # A process whose parent is gone and whose decoder does not end is ended by the kernel.
 CPU_S = 30
@@ -48,14 +48,17 @@ def main() -> None:
 
 
 def _work(task: dict[str, Any], arena: memoryview) -> dict[str, Any]:
-    size, field, max_pixels = task["size"], task["field"], task["max_pixels"]
-    _limit(size + task.get("memory", 0))
+    size, field, max_pixels, max_side = task["size"], task["field"], task["max_pixels"], task["max_side"]
+    _limit(size + task.get("memory", task["at_once"]))
     data = bytes(arena[:size])
-    max_side = task["max_side"]
+    reply: dict[str, Any] = {}
     if "memory" not in task:
-        return asdict(images.read_header(data, field, max_pixels, max_side))
+        header = read_field_header(data, field, max_pixels, max_side)
+        reply["header"] = asdict(header)
+        if cost(header, size) > task["at_once"]:
+            return reply
     pixels = decode_field(data, field, max_pixels, lambda shape: np.ndarray(shape, np.uint8, arena, size), max_side)
-    return {"shape": pixels.shape}
+    return reply | {"shape": pixels.shape}
 
 
 def _limit(memory: int) -> None:

@@ -60,7 +60,8 @@ class Job:
     Attributes:
         data: the file.
         field, max_pixels, max_side: as for `images.decode`.
-        header: what decoding it takes; without it only the header is read.
+        header: what decoding it takes; without it, it is read.
+        at_once: without a header, the image is decoded too if that takes no more bytes than these.
     """
 
     data: bytes
@@ -68,6 +69,7 @@ class Job:
     max_pixels: int
     header: images.Header | None = None
     max_side: int | None = None
+    at_once: int = 0
 
 
 class Arena:
@@ -136,16 +138,16 @@ class Worker:
         logger.error("A decoding process %s.", reason)
         raise images.out_of_memory()
 
-    async def do(self, job: Job) -> images.Header | np.ndarray:
-        """Returns the header of the job's image or, for a job with a header, its pixels.
+    async def do(self, job: Job) -> tuple[images.Header, np.ndarray | None]:
+        """Returns the header of the job's image, and its pixels if they were decoded.
 
         Raises:
             ApiError: the process says so, or has crashed.
             OSError: there is no memory for the image.
         """
         size = len(job.data)
-        pixel_bytes = job.header.pixel_bytes if job.header else 0
-        await _beside_the_loop(size, self._arena.resize, size + pixel_bytes)
+        room = job.header.pixel_bytes if job.header else job.at_once
+        await _beside_the_loop(size, self._arena.resize, size + room)
         await _beside_the_loop(size, self._arena.put, job.data)
         task = {
             "field": job.field,
@@ -153,15 +155,17 @@ class Worker:
             "max_side": job.max_side,
             "size": size,
             "arena": self._arena.size,
+            "at_once": job.at_once,
         }
         if job.header:
             task["memory"] = size + job.header.decoder_bytes
         reply = await self._ask(task)
-        if not job.header:
-            return images.Header(**reply)
-        pixels = await _beside_the_loop(pixel_bytes, self._arena.copy, size, reply["shape"])
-        await _beside_the_loop(pixel_bytes, self._arena.shrink)
-        return pixels
+        header = job.header or images.Header(**reply["header"])
+        if "shape" not in reply:
+            return header, None
+        pixels = await _beside_the_loop(header.pixel_bytes, self._arena.copy, size, reply["shape"])
+        await _beside_the_loop(header.pixel_bytes, self._arena.shrink)
+        return header, pixels
 
     async def _ask(self, task: dict[str, Any]) -> dict[str, Any]:
         try:

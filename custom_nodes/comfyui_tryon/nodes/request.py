@@ -85,7 +85,7 @@ class TryOnPersonImage(_InputImage):
         if painted is not None:
             return painted
         (person,) = super().load(image, token)
-        return person, torch.zeros(person.shape[:3])
+        return person, torch.from_numpy(np.zeros(person.shape[:3], np.float32))  # which costs nothing until it is read
 
 
 class TryOnGarmentImage(_InputImage):
