@@ -16,7 +16,7 @@ import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
-    "--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--headless=new", "--no-sandbox", "--disable-gpu",
     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a camera that shows a moving pattern
     "--remote-debugging-port=0", "--remote-allow-origins=*", "--window-size=1600,1000", "--no-first-run",
 )  # fmt: skip
