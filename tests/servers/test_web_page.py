@@ -283,4 +283,4 @@ def test_the_example_is_opened_changed_published_answers_and_is_withdrawn(in_pag
     in_page(clicked)
     with dev.client() as client:
         assert client.post("/api/v1/tryon", json=fields | {"workflow": "mine"}).status_code == 404
-    assert not (dev.folder / "mine.json").exists()
+    assert not (dev.workflows / "mine.json").exists()
