@@ -21,7 +21,8 @@ from support.servers import ROOT, Server, comfyui_version
 
 EXAMPLES = ROOT / "custom_nodes/comfyui_tryon/example_workflows"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
-READY = """!!(window.app?.graph && app.extensionManager && document.querySelector("canvas")
+# The page opens a workflow of its own at last, which would take the place of one that a test has opened.
+READY = """!!(window.app?.graph && app.extensionManager?.workflow?.activeWorkflow && document.querySelector("canvas")
     && window.LiteGraph?.registered_node_types["TryOnOutput"])"""
 TOAST = """[...document.querySelectorAll(".p-toast-message")].map(toast => toast.innerText)
     .find(text => text.includes(%s))"""
