@@ -199,6 +199,29 @@ def test_a_painted_mask_leaves_the_colours_and_is_used(painted):
     assert used.shape == (1, 32, 24, 3) and torch.equal(used[..., 0], mask)
 
 
+def test_strokes_of_the_mask_editors_half_transparent_brush_are_the_mask():
+    brush = torch.tensor([[[0.0, 0.1, 0.7, 0.9, 0.0]]])  # its edge, one stroke, and two that overlap
+    (used,) = nodes.TryOnMaskImage().load(painted=brush)
+    assert used[0, 0, :, 0].tolist() == pytest.approx([0, 2 / 9, 1, 1, 0])
+
+
+@pytest.mark.parametrize("folder", ["output", "temp"])
+def test_a_result_is_chosen_as_the_page_names_it(folder, tmp_path, monkeypatch):
+    for number, kind in enumerate(("input", "output", "temp")):
+        place = tmp_path / kind
+        place.mkdir()
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(place / "same.png")
+        monkeypatch.setattr(type(engine()), f"{kind}_folder", lambda self, place=place: place)
+    Image.new("RGB", (16, 16), (9, 0, 0)).save(tmp_path / "temp/preview.png")
+    chosen = nodes.TryOnGarmentImage()
+    (image,) = chosen.load(f"same.png [{folder}]")
+    assert (image[..., 0] * 255).round().unique().tolist() == [["input", "output", "temp"].index(folder)]
+    (preview,) = chosen.load(f"preview.png [{folder}]")
+    assert (preview[..., 0] * 255).round().unique().tolist() == [9]
+    with pytest.raises(ValueError, match="has no image"):
+        chosen.load(f"../input/same.png [{folder}]")
+
+
 def test_without_paint_the_automatic_mask_is_used(job):
     person, mask = nodes.TryOnPersonImage().load(token=job.token)
     assert mask.shape == person.shape[:3] and not mask.any()

@@ -198,6 +198,10 @@ def test_a_linked_folder_publishes_what_the_page_saves_in_app_mode(comfyui, tmp_
     assert command.endswith(f"--to {Path(comfyui).resolve() / 'models'}")
 
 
+def without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_copy_looks_for_workflows_in_itself(tmp_path, linked):
     """In a process of its own that knows no ComfyUI, the folder alone."""
@@ -218,7 +222,9 @@ spec.loader.exec_module(module)
 settings = importlib.import_module("a-pack.settings")
 print(settings.settings().workflows_dir)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=without_settings(), capture_output=True, text=True, cwd=tmp_path
+    )
     assert result.stdout.strip() == str(copied.resolve() / "example_workflows"), result.stderr
 
 
@@ -227,8 +233,7 @@ def test_the_check_of_a_copy_advises_what_is_there(tmp_path):
 
     copied = tmp_path / "ComfyUI/custom_nodes/tryon"
     shutil.copytree(PACK, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
-    environment |= {"PORT": str(free_port()), "HF_HOME": str(tmp_path / "hub")}
+    environment = without_settings() | {"PORT": str(free_port()), "HF_HOME": str(tmp_path / "hub")}
     check = [sys.executable, "-m", "tryon.check", "--table", ""]
     table = subprocess.run(check, cwd=copied.parent, env=environment, capture_output=True, text=True)
     assert table.returncode == 1 and "start.sh" not in table.stdout, table.stderr

@@ -90,4 +90,4 @@ class FakeEngine:
     def input_folder(self) -> Path | None:
         return None
 
-    user_folder = temp_folder = input_folder
+    user_folder = output_folder = temp_folder = input_folder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from comfyui_tryon import check, nodes
 from comfyui_tryon.settings import TEMPLATES, Settings
-from comfyui_tryon.weights import download, files, integrity, loaders
+from comfyui_tryon.weights import download, files, integrity, loaders, search
 from safetensors.numpy import save_file
 from support import tiny_fashn
 from support.servers import ROOT, comfyui_folders, free_port
@@ -314,6 +314,17 @@ def test_loaders_are_the_nodes():
             key: spec[1]["default"] for kind in ("required", "optional") for key, spec in declared[kind].items()
         }
         assert list(loader.defaults.items()) == list(expected.items())[: len(loader.defaults)]
+
+
+def test_only_a_graph_that_loads_weights_is_said_to_use_the_demos(monkeypatch):
+    def loading(path: str) -> dict:
+        return {"1": {"class_type": "TryOnLoadAutoMasker", "inputs": {"catvton_path": path}}}
+
+    others = {"1": {"class_type": "ImageBlend", "inputs": {"blend_factor": 0.5}}}
+    monkeypatch.setattr(search, "_has_demo_models", lambda: True)
+    assert search.demo_notice() and search.demo_notice(loading("CatVTON")) and not search.demo_notice(others)
+    monkeypatch.setattr(search, "_has_demo_models", lambda: False)
+    assert search.demo_notice(loading("tryon-demo/CatVTON")) and not search.demo_notice(loading("CatVTON"))
 
 
 def test_a_start_that_fails_says_so_in_json_where_the_log_is_json(tmp_path):

@@ -71,7 +71,7 @@ def test_both_clients_have_every_property_of_every_reply(generate):
         assert declared(name) == {small_camel(key) for key in properties}, name
 
 
-def test_the_generator_takes_what_is_added_to_the_document(generate):
+def test_the_generator_takes_what_is_added_to_the_document(generate, tmp_path, monkeypatch):
     added = copy.deepcopy(document(publishing=False))
     schemas = added["components"]["schemas"]
     text = {"type": "string"}
@@ -86,12 +86,10 @@ def test_the_generator_takes_what_is_added_to_the_document(generate):
     schemas["Image"]["properties"]["image"] = either
     schemas["Image"]["required"] = [key for key in schemas["Image"]["required"] if key != "image"]
     python, typescript, *_ = generate.files(added, "1.2.3").values()
-    module = types.ModuleType("added")
-    sys.modules["added"] = module  # where dataclasses look annotations up
-    try:
-        exec(compile(python, "added", "exec"), vars(module))
-    finally:
-        del sys.modules["added"]
+    (tmp_path / "added.py").write_text(python)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("added")
+    del sys.modules["added"]
     written = {name: reference.__forward_arg__ for name, reference in module.Fields.__annotations__.items()}
     assert written["upload_urls"] == "str | Sequence[str] | None"
     assert written["pose"] == "Pose | None" and module.Pose.__args__ == ("sitting", "standing")

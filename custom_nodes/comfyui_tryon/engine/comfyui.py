@@ -176,6 +176,9 @@ class ComfyUIEngine:
     def user_folder(self) -> Path:
         return Path(folder_paths.get_user_directory()) / "default"
 
+    def output_folder(self) -> Path:
+        return Path(folder_paths.get_output_directory())
+
     def temp_folder(self) -> Path | None:
         return Path(folder_paths.get_temp_directory())
 

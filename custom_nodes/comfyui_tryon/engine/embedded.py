@@ -110,7 +110,7 @@ class EmbeddedEngine:
     def saves_graphs(self) -> bool:
         return False
 
-    user_folder = temp_folder = input_folder
+    user_folder = output_folder = temp_folder = input_folder
 
     def _unload(self) -> None:
         for handle in self._held:

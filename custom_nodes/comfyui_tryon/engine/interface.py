@@ -202,6 +202,9 @@ class Engine(Protocol):
     def user_folder(self) -> Path | None:
         """Where the web page keeps what its users save; None where there is no web page."""
 
+    def output_folder(self) -> Path | None:
+        """Where ComfyUI saves results; None where there is no web page."""
+
     def temp_folder(self) -> Path | None:
         """Where the web page looks for previews; None where there is no web page."""
 

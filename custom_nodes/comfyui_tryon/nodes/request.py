@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class TryOnMaskImage(_InputImage):
         if pixels is not None:
             return (from_uint8(pixels)[None],)
         if painted is not None and _is_painted(painted):
-            return (painted[..., None].expand(-1, -1, -1, 3),)
+            return (_strokes(painted)[..., None].expand(-1, -1, -1, 3),)
         if automatic is None and required:
             raise _no_image(self)
         return (automatic,)
@@ -193,6 +194,15 @@ def _is_painted(mask: torch.Tensor | None) -> bool:
     return mask is not None and bool(mask.any())
 
 
+def _strokes(painted: torch.Tensor) -> torch.Tensor:
+    """Returns the mask that strokes mean, float: 1 from half of the most opaque on, less at soft edges.
+
+    The mask editor's brush is half transparent, and more opaque where its strokes overlap. As a mask that would leave
+    some of the old garment in the result.
+    """
+    return (painted * 2 / painted.max()).clamp(max=1)
+
+
 def _painted(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Reads a file with alpha as LoadImage does: the mask editor saves what is painted as transparent.
 
@@ -230,12 +240,23 @@ def _input_files() -> list[str]:
 
 
 def _input_path(image: str) -> Path | None:
-    """Returns the file in ComfyUI's input folder that a node's widget names, or None where there is none."""
-    folder = engine().input_folder()
-    if not image or folder is None:
-        return None
-    path = (folder / image.removesuffix(" [input]")).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    """Returns the file that a node's widget names, or None where there is none.
+
+    It is in the input folder unless the name ends in " [output]" or " [temp]", as the page writes for results.
+    """
+    match = re.fullmatch(r"(.+) \[(input|output|temp)\]", image)
+    name, kind = match.groups() if match else (image, "input")
+    host = engine()
+    folders = {
+        "input": (host.input_folder(),),
+        "output": (host.output_folder(), host.temp_folder()),  # ComfyUI's page writes output for previews too
+        "temp": (host.temp_folder(),),
+    }
+    for folder in filter(None, folders[kind]):
+        path = (folder / name).resolve()
+        if name and path.is_relative_to(folder.resolve()) and path.is_file():
+            return path
+    return None
 
 
 def _preview(pixels: np.ndarray, graph: Mapping[str, Any]) -> dict[str, str]:

@@ -108,12 +108,15 @@ def search_folders() -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def demo_notice(graph: Mapping[str, Mapping[str, Any]] = {}) -> str | None:
-    """Returns the caveat about the demo weights if the models folder holds them or `graph`, a prompt, names them."""
-    named = any(
-        str(value).startswith(DEMO) for node in graph.values() for key, value in node["inputs"].items() if key in PATHS
-    )
-    return DEMO_NOTICE if named or _has_demo_models() else None
+def demo_notice(graph: Mapping[str, Mapping[str, Any]] | None = None) -> str | None:
+    """Returns the caveat about the demo weights if the models folder holds them or `graph`, a prompt, names them.
+
+    A graph that loads no weights has none.
+    """
+    inputs = [item for node in (graph or {}).values() for item in node["inputs"].items()]
+    paths = [str(value) for name, value in inputs if name in PATHS]
+    may_use = graph is None or bool(paths)
+    return DEMO_NOTICE if may_use and (any(path.startswith(DEMO) for path in paths) or _has_demo_models()) else None
 
 
 @lru_cache
