@@ -47,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two, for -n auto, since most of the time goes by in the servers of two engines; on one core none."""
-    return 2 if cpus.available() > 1 else 0
+    """Three, for -n auto: on two cores one of them mostly waits for a server or a time limit. On one core none."""
+    return 3 if cpus.available() > 1 else 0
 
 
 @pytest.hookimpl(optionalhook=True)

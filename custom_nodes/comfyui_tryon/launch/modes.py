@@ -112,6 +112,8 @@ def prepare(asked: Asked, environment: MutableMapping[str, str]) -> None:
     if not has_gpu() and not environment.get("OMP_WAIT_POLICY"):  # threads that wait leave the cores to other processes
         environment["OMP_WAIT_POLICY"] = "passive"
         _default(environment, "GOMP_SPINCOUNT", "0")
+    if asked.mode == "test":  # its processes and their servers keep all cores busy, and more threads would wait
+        _default(environment, "OMP_NUM_THREADS", "1")
     threads = cpus.limit()
     if threads:  # more threads than a container's CPU quota would be stopped together
         _default(environment, "OMP_NUM_THREADS", str(threads))
