@@ -25,7 +25,7 @@ from support.servers import (
 )
 
 # Start servers of their own, so that they need not wait for those that the tests of an engine share.
-OWN_SERVERS = tuple(f"tests/servers/test_{name}.py" for name in ("fail_closed", "load", "locked", "pack"))
+OWN_SERVERS = tuple(f"tests/servers/test_{name}.py" for name in ("ends", "fail_closed", "locked", "pack"))
 
 install(EmbeddedEngine(NODE_CLASS_MAPPINGS))  # for the tests that call nodes in this process
 
