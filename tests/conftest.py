@@ -47,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Three, for -n auto: on two cores one of them mostly waits for a server or a time limit. On one core none."""
-    return 3 if cpus.available() > 1 else 0
+    """Two, for -n auto: with their servers they keep two cores busy. On one core none."""
+    return 2 if cpus.available() > 1 else 0
 
 
 @pytest.hookimpl(optionalhook=True)

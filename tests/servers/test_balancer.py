@@ -35,9 +35,8 @@ def queue_depth(workers: Fleet) -> int:
 
 
 def test_ping_answers_for_the_fleet_and_metrics_stay_inside(workers):
-    assert httpx.get(f"{workers.url}/ping").status_code == 200
-    assert httpx.get(f"{workers.url}/api/v1/workflows").status_code == 200
-    assert httpx.get(f"{workers.url}/metrics").status_code == 404
+    for path, status in (("/ping", 200), ("/api/v1/workflows", 200), ("/metrics", 404)):
+        assert httpx.get(workers.url + path, timeout=60).status_code == status
 
 
 def test_delete_finds_the_worker(workers, fields):
@@ -60,7 +59,7 @@ def test_delete_finds_the_worker(workers, fields):
         thread.join()
     assert replies == [204, 204, 204]
     assert statuses == {0: 499, 1: 499, 2: 499}
-    assert httpx.delete(f"{workers.url}/api/v1/tryon/nobody").status_code == 404
+    assert httpx.delete(f"{workers.url}/api/v1/tryon/nobody", timeout=60).status_code == 404
 
 
 def test_a_client_that_goes_away_cancels_its_picture(workers, fields):
@@ -152,7 +151,7 @@ def test_clients_that_stall_in_their_body_are_bounded_and_dropped(tmp_path):
     assert short.count("timeout http-request 15s") == 2
     with mortals(tmp_path, ["127.0.0.21"], short) as (running, _):
         stalled = [stall(running, 29_000_000, 1000) for _ in range(40)]
-        assert httpx.get(f"{running.url}/ping").status_code == 200
+        assert httpx.get(f"{running.url}/ping", timeout=60).status_code == 200
         answers = [client.recv(100) for client in stalled]
     dropped = answers.count(b"")
     # HAProxy's threads count beside each other: one that comes at the same moment may be let in too.

@@ -22,12 +22,20 @@ PYTHON = CLIENTS / "python/src/tryon_client/_types.py"
 TYPESCRIPT = CLIENTS / "typescript/src/types.ts"
 
 
+def loaded(name: str, path: Path) -> types.ModuleType:
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # where dataclasses look annotations up
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
+    return module
+
+
 @pytest.fixture(scope="module")
 def generate() -> types.ModuleType:
-    specification = importlib.util.spec_from_file_location("generate_clients", CLIENTS / "generate.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return loaded("generate_clients", CLIENTS / "generate.py")
 
 
 def project_version() -> str:
@@ -71,7 +79,7 @@ def test_both_clients_have_every_property_of_every_reply(generate):
         assert declared(name) == {small_camel(key) for key in properties}, name
 
 
-def test_the_generator_takes_what_is_added_to_the_document(generate, tmp_path, monkeypatch):
+def test_the_generator_takes_what_is_added_to_the_document(generate, tmp_path):
     added = copy.deepcopy(document(publishing=False))
     schemas = added["components"]["schemas"]
     text = {"type": "string"}
@@ -87,9 +95,7 @@ def test_the_generator_takes_what_is_added_to_the_document(generate, tmp_path, m
     schemas["Image"]["required"] = [key for key in schemas["Image"]["required"] if key != "image"]
     python, typescript, *_ = generate.files(added, "1.2.3").values()
     (tmp_path / "added.py").write_text(python)
-    monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("added")
-    del sys.modules["added"]
+    module = loaded("added", tmp_path / "added.py")
     written = {name: reference.__forward_arg__ for name, reference in module.Fields.__annotations__.items()}
     assert written["upload_urls"] == "str | Sequence[str] | None"
     assert written["pose"] == "Pose | None" and module.Pose.__args__ == ("sitting", "standing")

@@ -18,6 +18,7 @@ from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.engine import current
 from comfyui_tryon.launch import packages
 from comfyui_tryon.settings import Settings
+from comfyui_tryon.version import VERSION
 from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready
 
 DRAIN_S = Settings.model_fields["drain_s"].default
@@ -199,6 +200,25 @@ def test_what_a_tag_publishes_has_the_tags_version(workflow):
     text = (ROOT / f".github/workflows/{workflow}.yml").read_text()
     trigger = yaml.safe_load(text)[True]["push"]["tags"]  # YAML 1.1 reads `on` as true
     assert trigger == ["v[0-9]+.[0-9]+.[0-9]+"] and "${GITHUB_REF_NAME#v}" in text
+
+
+@pytest.mark.parametrize("workflow", ["clients", "image", "publish", "release"])
+def test_a_tag_that_is_not_the_version_publishes_nothing(tmp_path, workflow):
+    for name in ("custom_nodes/comfyui_tryon/version.py", "clients/python/src/tryon_client/_types.py",
+                 "clients/typescript/package.json", "pyproject.toml", "CHANGELOG.md"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    jobs = yaml.safe_load((ROOT / f".github/workflows/{workflow}.yml").read_text())["jobs"].values()
+    steps = [step for job in jobs for step in job["steps"] if step.get("name", "").startswith("The tag is the version")]
+    (step,) = steps
+
+    def passes(tag: str) -> bool:
+        command = ["bash", "-e", "-c", step["run"]]  # as GitHub's runners do
+        return not subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"GITHUB_REF_NAME": tag}, capture_output=True
+        ).returncode
+
+    assert passes(f"v{VERSION}") and not passes(f"v{VERSION}1")
 
 
 def test_runpods_hub_file():

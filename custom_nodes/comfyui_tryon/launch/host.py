@@ -59,5 +59,5 @@ def find_comfyui(may_clone: bool) -> Path | None:
         return own
     except (subprocess.SubprocessError, OSError):
         shutil.rmtree(part, ignore_errors=True)
-        say("It cannot be cloned")
+        say("It cannot be cloned: the embedded engine serves instead, which needs no ComfyUI")
         return None
