@@ -82,13 +82,13 @@ class Decoder:
         Returns:
             Header and pixels by field, and the bytes of the budget that the request has been lent for them.
         """
-        lent = SMALL_BYTES * len(uploads) if self._pool else 0
-        if lent > self._budget.total:
-            lent = 0
+        fits = self._pool and SMALL_BYTES * len(uploads) <= self._budget.total
+        at_once = SMALL_BYTES if fits else 0
+        lent = at_once * len(uploads)
         if lent:
             await share.take(lent)
         sides = (max_side if field in REDUCED_FIELDS else None for field in uploads)
-        looks = [self._header(field, data, side, lent > 0) for (field, data), side in zip(uploads.items(), sides)]
+        looks = [self._header(field, data, side, at_once) for (field, data), side in zip(uploads.items(), sides)]
         return dict(zip(uploads, await all_of(looks))), lent
 
     async def _take(self, share: Share, headers: dict[str, images.Header], apart: int, together: int) -> None:
@@ -104,12 +104,11 @@ class Decoder:
         await share.take(together if together <= total else apart)
 
     async def _header(
-        self, field: str, data: bytes, max_side: int | None, at_once: bool
+        self, field: str, data: bytes, max_side: int | None, at_once: int
     ) -> tuple[images.Header, np.ndarray | None]:
         if not self._pool:
             return await asyncio.to_thread(read_field_header, data, field, self._max_pixels, max_side), None
-        limit = SMALL_BYTES if at_once else 0
-        return await self._pool.run(Job(data, field, self._max_pixels, max_side=max_side, at_once=limit))
+        return await self._pool.run(Job(data, field, self._max_pixels, max_side=max_side, at_once=at_once))
 
     async def _pixels(self, field: str, data: bytes, header: images.Header) -> np.ndarray:
         if not self._pool:

@@ -1,6 +1,7 @@
 """Cuts a window out of an image, and puts a sampler's result back into it."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
         window: may reach beyond the image.
         size: (width, height) of the result.
     """
-    part, beyond = _seen(image, window)
-    return _resized(np.pad(part, beyond, mode="edge") if any(map(any, beyond)) else part, size)
+    return _resized(_seen(image, window, "edge"), size)
 
 
 def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
@@ -32,8 +32,7 @@ def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndar
     Args:
         mask: uint8 (H, W).
     """
-    part, beyond = _seen(mask, window)
-    part = np.pad(part, beyond)
+    part = _seen(mask, window, "constant")
     box = bounds(part > 0)
     if box is None or (part.shape[1], part.shape[0]) == size:
         return _resized(part, size)
@@ -48,13 +47,15 @@ def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndar
     return resized
 
 
-def _seen(image: np.ndarray, window: Window) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Returns what `window` holds of an image, and by axis how much of it is beyond the image before and after that."""
+def _seen(image: np.ndarray, window: Window, beyond: Literal["edge", "constant"]) -> np.ndarray:
+    """Returns what `window` holds of an image; what is beyond the image repeats its edge or, if constant, is black."""
     seen = window.within(Window(0, 0, image.shape[1], image.shape[0]))
     part = image[seen.y : seen.y + seen.height, seen.x : seen.x + seen.width]
+    if seen == window:
+        return part
     before = seen.y - window.y, seen.x - window.x
     after = window.height - seen.height - before[0], window.width - seen.width - before[1]
-    return part, [*zip(before, after), (0, 0)][: part.ndim]
+    return np.pad(part, [*zip(before, after), (0, 0)][: part.ndim], mode=beyond)
 
 
 def _resized(

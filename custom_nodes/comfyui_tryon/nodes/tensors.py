@@ -16,8 +16,8 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     Raises:
         FloatingPointError: a value is not a number, and would become a black pixel.
     """
-    pixels, lowest, highest = quantize(images.float().cpu().numpy())
-    if np.isnan(lowest + highest):
+    pixels, lowest, _ = quantize(images.float().cpu().numpy())
+    if np.isnan(lowest):
         raise FloatingPointError("a value is not a number")
     return pixels
 
