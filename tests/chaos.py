@@ -26,8 +26,9 @@ sys.path[:0] = [str(ROOT / name) for name in ("custom_nodes", "tests", "training
 
 import httpx  # noqa: E402
 import numpy as np  # noqa: E402
-from servers.test_node_faults import CODES, write_workflows  # noqa: E402
+from servers.test_node_faults import CODES, NODES  # noqa: E402
 from support.chaos import VERDICTS, Client, Ledger, Life, Requests  # noqa: E402
+from support.faults import write_workflows  # noqa: E402
 from support.servers import EMBEDDED, FOLDERS, ROOT, Server, comfyui_version, probe_server  # noqa: E402
 from support.watching import MemoryPeak, Pings, Resources, resources  # noqa: E402
 
@@ -153,7 +154,7 @@ def served(engine: str, folder: Path):
     workflows = folder / "workflows"
     workflows.mkdir()
     shutil.copy(ROOT / "workflows/demo.json", workflows)
-    write_workflows(workflows)
+    write_workflows(workflows, NODES)
     environment = {"TRYON_WORKFLOWS_DIR": str(folder / "workflows"), "TRYON_WORKFLOW": "demo"}
     return probe_server(engine, folder, environment | {"TRYON_DECODE_MB": str(DECODE_MB)})
 

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "custom_nodes")]
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from PIL import Image  # noqa: E402
 from support import prometheus  # noqa: E402
+from support.faults import fault_graph  # noqa: E402
 from support.images import to_base64  # noqa: E402
 from support.servers import DEMO_MODELS, EMBEDDED, Server, probe_server, running  # noqa: E402
 
@@ -37,10 +38,7 @@ TOLD_S = 60
 
 def graph(fault: str) -> str:
     """A workflow whose only node does what `fault` says."""
-    demo = json.loads((ROOT / "workflows/demo.json").read_text())
-    probe = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": fault}}
-    output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
-    return json.dumps({"1": demo["1"], "2": demo["2"], "20": probe, "9": output})
+    return json.dumps(fault_graph("ProbeFault", fault))
 
 
 @contextlib.contextmanager

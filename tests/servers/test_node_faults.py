@@ -1,17 +1,16 @@
 """Whatever a node raises or returns fails its own request only, and what waits behind it is answered."""
 
 import concurrent.futures
-import json
-from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
 from probe import RAISED, RETURNED, SHOWN
 from prometheus_client.parser import text_string_to_metric_families
+from support.faults import write_workflows
 from support.images import from_base64, to_base64
 from support.replies import error
-from support.servers import EMBEDDED, ROOT, Server
+from support.servers import EMBEDDED, Server
 
 CODES = dict.fromkeys([*RAISED, *RETURNED], (500, "node_execution_error"))
 CODES |= {name: (503, "out_of_memory") for name in CODES if name.startswith("memory")}
@@ -21,27 +20,16 @@ LOG_LIMIT = 20_000  # characters a fault
 GREY = to_base64(Image.new("RGB", (64, 64), "grey"))
 
 
-def write_workflows(folder: Path) -> list[Path]:
-    """Writes a workflow for each fault, and for each of the probe's other nodes; returns the files."""
-    demo = json.loads((ROOT / "workflows/demo.json").read_text())
-    nodes = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES, *SHOWN)}
-    nodes |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
-    nodes |= {"slow_validation": ("ProbeValidation", "pause")}
-    written = []
-    for name, (class_type, fault) in nodes.items():
-        inputs = {"image": ["1", 0], "fault": fault}
-        probe = {"class_type": class_type, "inputs": inputs, "_meta": {"title": "Made to fail"}}
-        output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
-        graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
-        written.append(folder / f"{name}.json")
-        written[-1].write_text(json.dumps(graph))
-    return written
+# A workflow for each fault, and for each of the probe's other nodes.
+NODES = {name: ("ProbeFault", name) for name in ("none", "pause", "sleep", *CODES, *SHOWN)}
+NODES |= {"constructor": ("ProbeConstructor", "none"), "invalid": ("ProbeValidation", "error")}
+NODES |= {"slow_validation": ("ProbeValidation", "pause")}
 
 
 @pytest.fixture(scope="module")
 def worker(server):
     """The server with those workflows."""
-    written = write_workflows(server.workflows)
+    written = write_workflows(server.workflows, NODES)
     yield server
     for path in written:  # of which some take long to check whenever the workflows are listed
         path.unlink()

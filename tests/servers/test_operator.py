@@ -1,14 +1,13 @@
 """What somebody does to the queue in ComfyUI's own page reaches the API's requests, and their replies say so."""
 
-import json
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
 from PIL import Image
+from support.faults import write_workflows
 from support.images import to_base64
 from support.replies import error
-from support.servers import ROOT
 from support.waiting import until
 
 GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
@@ -17,16 +16,11 @@ GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
 @pytest.fixture
 def faults(dev):
     """The ComfyUI with workflows whose node does nothing, takes half a minute, or ends the executor."""
-    demo = json.loads((ROOT / "workflows/demo.json").read_text())
     nodes = {"none": ("ProbeFault", "none"), "sleep": ("ProbeFault", "sleep"), "deadly": ("ProbeConstructor", "none")}
-    for name, (class_type, fault) in nodes.items():
-        probe = {"class_type": class_type, "inputs": {"image": ["1", 0], "fault": fault}}
-        output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
-        graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
-        (dev.workflows / f"{name}.json").write_text(json.dumps(graph))
+    written = write_workflows(dev.workflows, nodes)
     yield dev
-    for name in nodes:
-        (dev.workflows / f"{name}.json").unlink()
+    for path in written:
+        path.unlink()
 
 
 def test_what_the_operator_does_to_a_request_ends_it_and_is_told(faults):

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,27 @@ FAULTS = ("none", "cuda", "memory", "pause", "sleep", "hang")
 GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
 
 
-def add_faults(workflows: Path) -> list[Path]:
-    """A workflow for each fault of the probe's node, which else hands back the person: fast, and everybody's own."""
+def fault_graph(class_type: str, fault: str) -> dict[str, Any]:
+    """A graph whose node of the probe hands back the person, or does what `fault` says: fast, and everybody's own."""
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
+    inputs = {"image": ["1", 0], "fault": fault}
+    probe = {"class_type": class_type, "inputs": inputs, "_meta": {"title": "Made to fail"}}
+    output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
+    return {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
+
+
+def write_workflows(folder: Path, nodes: Mapping[str, tuple[str, str]]) -> list[Path]:
+    """Writes a workflow for each name with a class and a fault of the probe's; returns the files."""
     written = []
-    for fault in FAULTS:
-        probe = {"class_type": "ProbeFault", "inputs": {"image": ["1", 0], "fault": fault}}
-        output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
-        graph = {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}
-        written.append(workflows / f"fault_{fault}.json")
-        written[-1].write_text(json.dumps(graph))
+    for name, (class_type, fault) in nodes.items():
+        written.append(folder / f"{name}.json")
+        written[-1].write_text(json.dumps(fault_graph(class_type, fault)))
     return written
+
+
+def add_faults(workflows: Path) -> list[Path]:
+    """Writes a workflow for each fault of the probe's node; returns the files."""
+    return write_workflows(workflows, {f"fault_{fault}": ("ProbeFault", fault) for fault in FAULTS})
 
 
 def body(fault: str, person: str = GREY) -> dict[str, Any]:
