@@ -37,6 +37,7 @@ DECODE_MB = 1000
 LIVES = 3
 EXIT_S = 60
 QUIET_S = 90
+REST_S = 15  # after it what the first requests have freed is the system's again
 SETTLED_REQUESTS = 100
 AT_ONCE = 4
 # Limits of what is judged; the peak is over the start, without the budget.
@@ -78,6 +79,7 @@ class Chaos:
         folder.mkdir()
         with served(self._engine, folder) as server:
             settle(server, self._requests)
+            time.sleep(REST_S)
             start, until = resources(server.process.pid), float("inf")
             self._life = life = Life(port_of(server), threading.Event(), threading.Event())
             pings = Pings(port_of(server), folder / "pings")

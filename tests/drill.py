@@ -1,9 +1,10 @@
 """Provokes the faults that wake somebody, and prints what alerts, log, health and clients say of each.
 
-    python tests/drill.py
+    python tests/drill.py [COMFYUI]
 
-Needs Debian's prometheus. Each worker is a real one on the embedded engine, scraped by a real Prometheus with the rules
-of deploy/monitoring/, whose waiting times are cut to a second. Exits with status 1 if a fault raises no alert.
+Needs Debian's prometheus. Each worker is a real one, on the ComfyUI in the folder COMFYUI or else the embedded engine.
+A real Prometheus scrapes it, with the rules of deploy/monitoring/, whose waiting times are cut to a second. Exits with
+status 1 if a fault raises no alert.
 """
 
 import asyncio
@@ -54,8 +55,9 @@ def quick_rules(folder: Path):
 
 
 class Drill:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str) -> None:
         self._folder = folder
+        self._engine = engine
         self.missed = 0
 
     async def tell(self, fault: str, server: Server, told: prometheus.Prometheus, *expected: str) -> None:
@@ -98,7 +100,7 @@ class Drill:
             "TRYON_LOG_FORMAT": "json",
             "TRYON_WARMUP": "0",
         } | settings
-        with probe_server(EMBEDDED, folder, settings) as server:
+        with probe_server(self._engine, folder, settings) as server:
             async with prometheus.running(server.url.removeprefix("http://"), folder, "") as told:
                 while not await self._knows(told):
                     await asyncio.sleep(0.2)
@@ -148,24 +150,24 @@ class Drill:
         folder = self._folder / "weights"
         (folder / "models").mkdir(parents=True)
         settings = {"TRYON_MODELS_DIR": str(folder / "models"), "HF_HOME": str(folder), "TRYON_LOG_FORMAT": "json"}
-        with running(EMBEDDED, folder / "log.txt", settings, mode="--serve", wait=False) as server:
+        with running(self._engine, folder / "log.txt", settings, mode="--serve", wait=False) as server:
             async with prometheus.running(server.url.removeprefix("http://"), folder, "") as told:
+                await asyncio.to_thread(server.process.wait)
                 await self.tell("The weights are gone", server, told, "TryonWorkerDown", "TryonNoWorkerReady")
 
     async def disk_full(self) -> None:
         """Nothing that the worker prints can be written, and there is no temporary folder."""
-        folder = self._folder / "disk"
-        (folder / "workflows").mkdir(parents=True)
-        shutil.copy(ROOT / "workflows/demo.json", folder / "workflows")
         for log_format in ("json", "text"):
-            (folder / "log.txt").unlink(missing_ok=True)
+            folder = self._folder / f"disk-{log_format}"
+            (folder / "workflows").mkdir(parents=True)
+            shutil.copy(ROOT / "workflows/demo.json", folder / "workflows")
             (folder / "log.txt").symlink_to("/dev/full")
             settings = {
                 "TRYON_WORKFLOWS_DIR": str(folder / "workflows"),
                 "TRYON_LOG_FORMAT": log_format,
                 "TMPDIR": "/nonexistent",
             }
-            with probe_server(EMBEDDED, folder, settings) as server:
+            with probe_server(self._engine, folder, settings) as server:
                 files = {name: ("image.png", PERSON) for name in ("person_image", "garment_image")}
                 reply = httpx.post(f"{server.url}/api/v1/tryon", files=files, timeout=60)
                 ended = server.stop()
@@ -174,16 +176,16 @@ class Drill:
             self.missed += reply.is_error or ended != 0
 
 
-async def main() -> int:
+async def main(engine: str) -> int:
     checkpoint.write(DEMO_MODELS)
     for name in [name for name in os.environ if name.startswith("TRYON_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory() as scratch, quick_rules(Path(scratch)):
-        drill = Drill(Path(scratch))
+        drill = Drill(Path(scratch), engine)
         for fault in (drill.weights_gone, drill.gpu_fault, drill.queue_full, drill.disk_full, drill.broken_workflow):
             await fault()
     return 1 if drill.missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main(*sys.argv[1:2] or [EMBEDDED])))

@@ -134,6 +134,23 @@ async def test_a_reply_that_nobody_reads_is_dropped(api, swift, monkeypatch):
     assert len(await raw.rest()) < 30_000_000
 
 
+async def test_what_images_took_goes_back_to_the_system_when_none_come_any_more(api, swift, monkeypatch, grey):
+    returned = []
+    monkeypatch.setattr(connections.system, "return_memory", lambda: returned.append(1))
+    monkeypatch.setattr(connections, "SOME_BYTES", 10)
+    client = await api(locked=True)
+    for _ in range(3):
+        status, _ = await client.tryon(grey)
+        assert status == 200
+    assert (await client.get("/ping")).status == 200
+    assert not returned, "another request may come"
+    monkeypatch.setattr(connections, "IDLE_S", 0.0)
+    await client.until(lambda: returned)
+    assert (await client.get("/ping")).status == 200
+    await client.tryon(grey)
+    await client.until(lambda: len(returned) == 2)
+
+
 async def test_a_reply_that_is_read_slowly_arrives_whole(api, swift, monkeypatch):
     monkeypatch.setattr(connections, "REPLY_STEP_S", 1.0)
     monkeypatch.setattr("comfyui_tryon.metrics.text", lambda: bytes(3_000_000))

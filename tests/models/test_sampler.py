@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, load_pipeline
+from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, interruption, load_pipeline
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.pipeline import images_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, resize_and_crop, resize_and_pad
@@ -242,6 +242,37 @@ def test_the_callback_ends_the_work_of_the_vae_too(pipeline, case, work, monkeyp
         sample(pipeline, case, num_inference_steps=1, callback=stop)
     assert within == [work]
     assert not any(module._forward_pre_hooks for module in pipeline.vae.modules())
+
+
+@pytest.mark.parametrize("network", ["unet", "vae"])
+def test_the_callback_ends_the_attention_of_a_large_image(pipeline, case, network, monkeypatch):
+    """At 2048 x 2048 one attention takes a CPU minutes; here the limit is small instead of the image large."""
+    monkeypatch.setattr(interruption, "QUERIES_PER_THREAD", 8)
+    attention = next(m for m in getattr(pipeline, network).modules() if type(m).__name__ == "Attention")
+    events = []
+    hooks = [
+        attention.register_forward_pre_hook(lambda module, inputs: events.append("begun")),
+        attention.to_out[0].register_forward_pre_hook(lambda module, inputs: events.append("computed")),
+    ]
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, latents):
+        if events:
+            raise Stop
+
+    with pytest.raises(Stop):
+        sample(pipeline, case, num_inference_steps=1, callback=stop)
+    for hook in hooks:
+        hook.remove()
+    assert events == ["begun"]
+
+
+def test_attention_in_parts_is_the_whole_attention(pipeline, case, monkeypatch):
+    whole = sample(pipeline, case, num_inference_steps=2)
+    monkeypatch.setattr(interruption, "QUERIES_PER_THREAD", 8)
+    assert np.abs(whole.astype(int) - sample(pipeline, case, num_inference_steps=2)).max() <= 1  # sums may be rounded
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ REPLY_STEP_S = 30.0
 UNREAD_BYTES = 256_000_000
 SWEEP_S = 1.0
 PIECE_BYTES = 65_536
+# So long after the last request with a body of some size, what such requests have freed goes back to the system.
+IDLE_S = 10.0
+SOME_BYTES = 65_536
 
 
 class _RequestHandler(web.RequestHandler):
@@ -132,6 +135,8 @@ class _Connection(asyncio.Protocol):
             self._end_behind_reply()
 
     def end(self) -> None:
+        if self._content and self._content.total_bytes > SOME_BYTES:
+            self._connections.worked()
         self.busy = False
         self.since = time.monotonic()
         self._heading = self._count > 0  # of the next request, which has come before this one ended
@@ -203,6 +208,7 @@ class Connections:
         self._limit = 0
         self._open: set[_Connection] = set()
         self._dropped = False
+        self._worked_at = 0.0
 
     async def guard(self, app: web.Application) -> None:
         """Sets the bounds up; an aiohttp on_startup signal."""
@@ -231,6 +237,10 @@ class Connections:
         self.discard(connection)
         connection.transport.abort()
         self._dropped = True
+
+    def worked(self) -> None:
+        """Notes that a request with images has ended."""
+        self._worked_at = time.monotonic()
 
     def check_unread(self) -> None:
         """Drops the replies that have been left longest, if all together take too much memory."""
@@ -265,8 +275,8 @@ class Connections:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            if self._dropped:
-                self._dropped = False
+            if self._dropped or (self._worked_at and time.monotonic() - self._worked_at > IDLE_S):
+                self._dropped, self._worked_at = False, 0.0
                 await asyncio.to_thread(system.return_memory)
             for connection in list(self._open):
                 if connection.reply_waited_s > REPLY_STEP_S or connection.head_waited_s > HEAD_S:

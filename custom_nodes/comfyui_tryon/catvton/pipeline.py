@@ -1,14 +1,14 @@
 """The CatVTON sampler: person and garment concatenated in latent space, an inpainting UNet without text."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .interruption import before_blocks, within_attention
 from .processing import blur_mask, image_to_tensor, mask_to_tensor, resize_and_crop, resize_and_pad
 
 Callback = Callable[[int, torch.Tensor | None], None]
@@ -107,7 +107,7 @@ class CatVTONPipeline(torch.nn.Module):
         weight = next(self.unet.parameters())
         together = images_together(width, height, weight.element_size(), weight.device)
         with torch.inference_mode():
-            with _before_blocks(self.vae, functools.partial(callback, 0, None)):
+            with before_blocks(self.vae, functools.partial(callback, 0, None)):
                 conditions = self.encode(
                     image_to_tensor(resize_and_crop(person.convert("RGB"), size)),
                     image_to_tensor(resize_and_pad(garment.convert("RGB"), size)),
@@ -128,7 +128,7 @@ class CatVTONPipeline(torch.nn.Module):
                 )
                 done = (first + len(batch)) * num_inference_steps
                 # one by one: the VAE's activations are the largest of all
-                with _before_blocks(self.vae, functools.partial(callback, done, None)):
+                with before_blocks(self.vae, functools.partial(callback, done, None)):
                     images += [self.decode(single) for single in latents.split(1)]
             return torch.cat(images)
 
@@ -198,7 +198,8 @@ class CatVTONPipeline(torch.nn.Module):
             callback(step, predicted)
             inputs.unflatten(0, (2, count))[:, :, :4] = latents
             model_input = inputs if guided[step] else inputs[count:]
-            noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0].float()
+            with within_attention(device, functools.partial(callback, step, None)):
+                noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0].float()
             if guided[step]:
                 unconditional_noise, conditional_noise = noise.chunk(2)
                 noise = unconditional_noise + guidance_scale * (conditional_noise - unconditional_noise)
@@ -223,18 +224,6 @@ class CatVTONPipeline(torch.nn.Module):
                 "The model returned values that are not numbers; use mixed_precision fp32 or bf16."
             )
         return pixels.to(torch.uint8)
-
-
-@contextlib.contextmanager
-def _before_blocks(vae: torch.nn.Module, function: Callable[[], None]) -> Iterator[None]:
-    """Calls `function` before each residual block of the VAE: a 2048 x 2048 image takes a CPU most of a minute."""
-    blocks = [module for module in vae.modules() if type(module).__name__ == "ResnetBlock2D"]
-    hooks = [block.register_forward_pre_hook(lambda module, inputs: function()) for block in blocks]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def preview(latents: torch.Tensor) -> Image.Image:
