@@ -1,6 +1,7 @@
 """Three workers behind HAProxy with deploy/haproxy.cfg; docs/deployment.md has `python tests/balancer.py`'s figures."""
 
 import contextlib
+import io
 import re
 import signal
 import socket
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from comfyui_tryon.demo import checkpoint
+from PIL import Image
 from support.balancer import HAPROXY, Fleet, balance, fleet, load, name_server
-from support.servers import DEMO_MODELS, ROOT, free_port
+from support.faults import add_faults, body
+from support.images import to_base64
+from support.servers import ROOT, free_port
 from support.waiting import until
 
 pytestmark = pytest.mark.skipif(
@@ -21,10 +24,17 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Fleet]:
-    checkpoint.write(DEMO_MODELS)
-    environment = {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WARMUP": "0", "TRYON_MAX_QUEUE": "1"}
-    with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment) as running:
+def workers(tmp_path_factory) -> Iterator[Fleet]:
+    workflows = tmp_path_factory.mktemp("workflows")
+    add_faults(workflows)
+    environment = {
+        "TRYON_WORKFLOWS_DIR": str(workflows),
+        "TRYON_WORKFLOW": "fault_none",
+        "TRYON_WARMUP": "0",
+        "TRYON_MAX_QUEUE": "1",
+        "PYTHONPATH": f"{ROOT / 'custom_nodes'}:{ROOT / 'tests'}",
+    }
+    with fleet(["127.0.0.2", "127.0.0.3", "127.0.0.4"], environment, "probe") as running:
         yield running
 
 
@@ -39,14 +49,12 @@ def test_ping_answers_for_the_fleet_and_metrics_stay_inside(workers):
         assert httpx.get(workers.url + path, timeout=60).status_code == status
 
 
-def test_delete_finds_the_worker(workers, fields):
+def test_delete_finds_the_worker(workers):
     statuses: dict[int, int] = {}
 
     def send(number: int) -> None:
-        body = {**fields, "num_inference_steps": 100}
-        reply = httpx.post(
-            f"{workers.url}/api/v1/tryon", json=body, headers={"X-Request-Id": f"cancel-{number}"}, timeout=120
-        )
+        headers = {"X-Request-Id": f"cancel-{number}"}
+        reply = httpx.post(f"{workers.url}/api/v1/tryon", json=body("sleep"), headers=headers, timeout=120)
         statuses[number] = reply.status_code
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(3)]
@@ -62,13 +70,15 @@ def test_delete_finds_the_worker(workers, fields):
     assert httpx.delete(f"{workers.url}/api/v1/tryon/nobody", timeout=60).status_code == 404
 
 
-def test_a_client_that_goes_away_cancels_its_picture(workers, fields):
+def test_a_client_that_goes_away_cancels_its_picture(workers):
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{workers.url}/api/v1/tryon", json={**fields, "num_inference_steps": 100}, timeout=1)
+        httpx.post(f"{workers.url}/api/v1/tryon", json=body("sleep"), timeout=1)
     until(lambda: queue_depth(workers) == 0, "a worker went on with a picture that nobody waits for")
 
 
-def test_drained_and_killed_workers_are_not_seen_by_clients(workers, fields):
+def test_drained_and_killed_workers_are_not_seen_by_clients(workers):
+    people = [Image.new("RGB", (32, 32), (50 * seed, 0, 0)) for seed in range(5)]
+    fields = [body("pause", to_base64(person)) for person in people]
     first, second, _ = workers.workers.values()
     served = sum(workers.served().values())
 
@@ -79,12 +89,14 @@ def test_drained_and_killed_workers_are_not_seen_by_clients(workers, fields):
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
-    outcome = load(workers.url, fields, clients=16, requests=40, seeds=5)
+    outcome = load(workers.url, fields.__getitem__, clients=16, requests=24, seeds=5)
     disturber.join()
-    assert outcome.statuses == {200: 40}, "each worker takes 2 at once, so a balancer that sends more shows a 429 here"
+    assert outcome.statuses == {200: 24}, "each worker takes 2 at once, so a balancer that sends more shows a 429 here"
     assert first.wait(120) == 0 and second.wait(120) == -signal.SIGKILL
     assert workers.retries() > 0, "no request was under way when the worker was killed"
-    assert {seed: len(pictures) for seed, pictures in outcome.pictures.items()} == dict.fromkeys(range(5), 1)
+    for seed, person in enumerate(people):
+        (content,) = outcome.pictures[seed]
+        assert Image.open(io.BytesIO(content)).convert("RGB").tobytes() == person.tobytes()
 
 
 class Mortal:

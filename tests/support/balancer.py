@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Fleet:
 
     port: int
     folder: Path
+    module: str = "comfyui_tryon"
     url: str = ""
     balancer: subprocess.Popen | None = None
     workers: dict[str, subprocess.Popen] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Fleet:
                 "OMP_NUM_THREADS": "1",
                 "TRYON_WORKFLOW": "demo",
             }
-            command = [sys.executable, "-u", "-m", "comfyui_tryon"]
+            command = [sys.executable, "-u", "-m", self.module]
             self.workers[address] = subprocess.Popen(command, env=variables | environment, stdout=log, stderr=log)
 
     def log(self, name: str) -> str:
@@ -65,10 +66,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(addresses: list[str], environment: Mapping[str, str]) -> Iterator[Fleet]:
-    """A fleet whose workers are all ready, ended with the block."""
+def fleet(addresses: list[str], environment: Mapping[str, str], module: str = "comfyui_tryon") -> Iterator[Fleet]:
+    """A fleet whose workers, which are processes of that module, are all ready; ended with the block."""
     with tempfile.TemporaryDirectory() as folder, name_server(addresses) as resolver, contextlib.ExitStack() as stack:
-        running = Fleet(free_port(), Path(folder))
+        running = Fleet(free_port(), Path(folder), module)
         for address in addresses:
             running.start_worker(address, environment)
         stack.callback(lambda: [worker.kill() or worker.wait() for worker in running.workers.values()])
@@ -139,16 +140,14 @@ class Outcome:
     seconds: list[float]
 
 
-def load(url: str, fields: Mapping, clients: int, requests: int, seeds: int) -> Outcome:
-    """Sends `requests` requests with `seeds` different seeds from `clients` clients at once; none is sent twice."""
+def load(url: str, fields: Callable[[int], Mapping], clients: int, requests: int, seeds: int) -> Outcome:
+    """Sends `requests` requests, the fields of `seeds` seeds in turn, from `clients` clients; none is sent twice."""
     pictures: dict[int, set[bytes]] = {seed: set() for seed in range(seeds)}
 
     def send(number: int) -> tuple[int, float]:
         started = time.perf_counter()
         seed = number % seeds
-        reply = httpx.post(
-            f"{url}/api/v1/tryon", json={**fields, "seed": seed}, headers={"Accept": "image/png"}, timeout=600
-        )
+        reply = httpx.post(f"{url}/api/v1/tryon", json=fields(seed), headers={"Accept": "image/png"}, timeout=600)
         if reply.status_code == 200:
             pictures[seed].add(reply.content)
         return reply.status_code, time.perf_counter() - started
@@ -189,7 +188,7 @@ def main() -> None:
 
         threading.Thread(target=disturb, daemon=True).start()
         started = time.perf_counter()
-        outcome = load(running.url, fields, clients, requests, seeds=12)
+        outcome = load(running.url, lambda seed: {**fields, "seed": seed}, clients, requests, seeds=12)
         spent = time.perf_counter() - started
         ranked = sorted(outcome.seconds)
         print(f"{clients} clients, {requests} requests in {spent:.1f} s, statuses {dict(outcome.statuses)}")

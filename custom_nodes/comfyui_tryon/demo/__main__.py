@@ -5,17 +5,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..settings import settings
+from ..settings import SettingsError, settings
 from . import SAMPLES, checkpoint
 
 if __name__ == "__main__":
+    try:
+        chosen = settings()
+    except SettingsError as error:
+        sys.exit(str(error))
     folder = Path(sys.argv[1])
     checkpoint.write(folder / "models")
     for sample in SAMPLES.glob("*.png"):
         shutil.copy(sample, folder)
     shown = os.path.relpath(folder)
-    address = f"http://127.0.0.1:{settings().port}"
-    page = f"When it says Ready, open this page:\n\n  {address}/playground\n\nOr send" if settings().playground else ""
+    address = f"http://127.0.0.1:{chosen.port}"
+    page = f"When it says Ready, open this page:\n\n  {address}/playground\n\nOr send" if chosen.playground else ""
     options = ["-H 'Accept: image/png'", f"-F person_image=@{shown}/person.png -F garment_image=@{shown}/garment.png"]
     if os.name == "nt":  # where curl is another command in PowerShell, and lines go on in other ways
         command = " ".join([f"curl.exe {address}/api/v1/tryon", *options]).replace("'", '"')

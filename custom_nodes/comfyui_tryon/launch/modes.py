@@ -131,13 +131,13 @@ def main(words: Sequence[str]) -> NoReturn:
     comfyui = find_comfyui(may_clone=asked.mode in ("demo", "dev"))
     python = set_up(asked.mode, comfyui)
     prepare(asked, environment)
-    if asked.mode in ("demo", "dev"):
-        # ComfyUI takes a while to load, and unlocked it would go on without the extension.
-        _must(python, "-m", "comfyui_tryon.settings")
+    # Both read the settings: ComfyUI takes a while to load, and unlocked it would go on without the extension.
     if asked.demo:
         _default(environment, "TRYON_MODELS_DIR", str(REPOSITORY / ".demo/models"))
         _default(environment, "TRYON_WORKFLOW", "demo")
         _must(python, "-m", "comfyui_tryon.demo", str(REPOSITORY / ".demo"))
+    elif asked.mode == "dev":
+        _must(python, "-m", "comfyui_tryon.settings")
     checked = [str(comfyui or ""), "--extra-model-paths-config", str(MODEL_PATHS), *asked.host]
     if asked.mode == "test":
         _test(python, comfyui, asked.arguments)
