@@ -33,6 +33,26 @@ async def test_the_reply_has_the_image_and_how_it_was_made(api, grey):
     assert set(content["timings"]) == {"queue_s", "execute_s", "total_s"}
 
 
+async def test_cloth_types_go_by_other_names_too(api, grey):
+    names = {
+        "tops": "upper",
+        "Upper_Body": "upper",
+        "bottoms": "lower",
+        "lower_body": "lower",
+        " one-pieces": "overall",
+        "dresses": "overall",
+        "dress": "overall",
+        "full": "overall",
+        "inner": "inner",
+        "OUTER": "outer",
+    }
+    client = await api(max_queue=len(names))
+    for given in names:
+        assert (await client.tryon(grey | {"cloth_type": given}))[0] == 200
+    reached = [run.prompt["4"]["inputs"]["cloth_type"] for run in client.engine.runs]
+    assert dict(zip(names, reached, strict=True)) == names
+
+
 async def test_parameters_reach_the_nodes_and_the_rest_is_the_workflows(api, grey):
     client = await api()
     asked = {"seed": 3, "num_inference_steps": 4, "guidance_scale": 5.5, "cloth_type": "Dress", "width": 128}

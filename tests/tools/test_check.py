@@ -6,12 +6,13 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comfyui_tryon import check, nodes
-from comfyui_tryon.settings import TEMPLATES, Settings
+from comfyui_tryon.settings import TEMPLATES, Settings, settings
 from comfyui_tryon.weights import download, files, integrity, loaders, search
 from safetensors.numpy import save_file
 from support import tiny_fashn
@@ -79,6 +80,26 @@ def run_check(folder: Path | None, *arguments: str, comfyui: str = "", **variabl
     )
 
 
+@pytest.fixture
+def table(monkeypatch, capsys) -> Iterator[Callable[[Path], subprocess.CompletedProcess]]:
+    """`--check`'s table in this process, which has imported torch already."""
+
+    def run(folder: Path) -> subprocess.CompletedProcess:
+        with monkeypatch.context() as patched:
+            for name in [name for name in os.environ if name.startswith(("TRYON_", "HF_", "PORT"))]:
+                patched.delenv(name)
+            for name, value in environment(folder).items():
+                patched.setenv(name, value)
+            patched.setattr(sys, "argv", ["check", "--table", ""])
+            settings.cache_clear()
+            with pytest.raises(SystemExit) as left:
+                check.main()
+        return subprocess.CompletedProcess("check", left.value.code, *capsys.readouterr())
+
+    yield run
+    settings.cache_clear()
+
+
 def failing_rows(result: subprocess.CompletedProcess) -> str:
     """The rows of a table that say FAIL, with their fix."""
     assert result.returncode == 1, result.stdout + result.stderr
@@ -92,14 +113,14 @@ def failing_rows(result: subprocess.CompletedProcess) -> str:
     return "\n".join(found)
 
 
-def test_a_complete_machine_passes(models):
+def test_a_complete_machine_passes(models, table):
     result = run_check(models)
     assert (result.returncode, result.stderr) == (0, "")
-    table = run_check(models, "--table")
-    assert table.returncode == 0, table.stdout
-    assert table.stdout.count("sha256 as downloaded") == len(ALL)
+    shown = table(models)
+    assert shown.returncode == 0, shown.stdout
+    assert shown.stdout.count("sha256 as downloaded") == len(ALL)
     for subject in ("Python", "packages", "ComfyUI", "settings", "GPU", "temporary folder"):
-        assert subject in table.stdout
+        assert subject in shown.stdout
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -153,11 +174,11 @@ def test_the_table_reads_every_byte(models):
     assert "-> ./start.sh --download" in row
 
 
-def test_the_table_knows_another_model(models):
+def test_the_table_knows_another_model(models, table):
     save_file({"conv_in.weight": np.ones((4, 4, 3, 3), np.float32)}, models / UNET)
     save_file(tensors(3), models / ATTENTION)
     lock_files(models)
-    rows = failing_rows(run_check(models, "--table"))
+    rows = failing_rows(table(models))
     assert "not an inpainting model" in rows and "3 tensors" in rows
 
 

@@ -7,21 +7,27 @@ import itertools
 import json
 import os
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openapi_spec_validator
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
-from comfyui_tryon.settings import WORKFLOW_NAME
+from comfyui_tryon.server import Server
+from comfyui_tryon.settings import WORKFLOW_NAME, Settings, settings
 from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
 from PIL import Image
-from support.images import picture, to_base64
-from support.servers import EMBEDDED, ROOT, SHARED, probe_server
+from support.images import from_base64, picture, to_base64
+from support.servers import DEMO_MODELS, EMBEDDED, ROOT, SHARED
+from yarl import URL
 
 PUBLISHED = SHARED / "workflows/catvton_workflow.json"
 PAGE_CATVTON = ROOT / "tests/data/workflows/page_catvton.json"
@@ -562,35 +568,54 @@ def test_publishing_exists_only_where_it_is_not_locked(server):
     assert (server.workflows / "demo.json").exists()
 
 
-def test_publishing_over_http(tmp_path, fields, classes):
-    folder = tmp_path / "workflows"
-    folder.mkdir()
-    write(folder, "demo", DEMO)
+@pytest.fixture
+async def unlocked(tmp_path, monkeypatch) -> AsyncIterator[TestClient]:
+    """An unlocked server of the embedded engine in this process, with the demo's weights; publishes into a folder."""
+    monkeypatch.setenv("TRYON_MODELS_DIR", str(DEMO_MODELS))
+    settings.cache_clear()
+    chosen = Settings(workflow="demo", workflows_dir=tmp_path, locked=False, warmup=False)
+    app = web.Application()
+    Server(chosen, current()).attach(app)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+    settings.cache_clear()
+
+
+async def test_publishing_over_http(unlocked, tmp_path, fields, classes):
+    write(tmp_path, "demo", DEMO)
     page = page_catvton(LoadAutoMasker=["zhengchong/CatVTON", "geometric"])
     sent = {"workflow": page, "prompt": converted(page, classes)}
-    environment = {"TRYON_WORKFLOWS_DIR": str(folder), "TRYON_LOCKED": "0", "TRYON_WARMUP": "0"}
-    with probe_server(EMBEDDED, tmp_path, environment) as server, server.client() as client:
-        reply = client.put("/api/v1/workflows/mine", json=sent)
-        assert reply.status_code == 200 and reply.json()["name"] == "mine" and reply.json()["outputs"] == ["18"]
-        document = client.get("/api/v1/openapi.json").json()
-        openapi_spec_validator.validate(document)
-        assert {"put", "delete"} <= set(document["paths"]["/api/v1/workflows/{name}"])
-        assert set(reply.json()) <= set(document["components"]["schemas"]["BoundWorkflow"]["properties"])
-        answer = client.post("/api/v1/tryon", json=fields | {"workflow": "mine"})
-        assert picture(answer).shape == (192, 128, 3)
-        assert answer.json()["workflow"]["version"] == reply.json()["version"]
-        sent["prompt"]["16"]["inputs"]["steps"] = 5000
-        refused = client.put("/api/v1/workflows/mine", json=sent)
-        assert refused.status_code == 422 and refused.json()["error"]["details"]["field"] == "workflow"
-        assert "steps" in refused.json()["error"]["message"]
-        assert listed(client)["mine"]["version"] == reply.json()["version"]
-        large = client.put("/api/v1/workflows/mine", content=b" " * (3 * MAX_BYTES))
-        assert large.status_code == 413
-        assert client.put("/api/v1/workflows/%2e%2e%2fmine", json=sent).status_code == 404
-        assert client.get("/api/v1/workflows/mine").status_code == 405
-        assert client.delete("/api/v1/workflows/mine").status_code == 204
-        assert client.delete("/api/v1/workflows/mine").status_code == 404
-        assert [path.name for path in folder.iterdir()] == ["demo.json"]
+
+    async def ask(method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with unlocked.request(method, URL(path, encoded=True), **options) as reply:
+            return reply.status, await reply.json() if reply.content_type == "application/json" else None
+
+    status, published = await ask("PUT", "/api/v1/workflows/mine", json=sent)
+    assert status == 200 and published["name"] == "mine" and published["outputs"] == ["18"]
+    _, document = await ask("GET", "/api/v1/openapi.json")
+    openapi_spec_validator.validate(document)
+    assert {"put", "delete"} <= set(document["paths"]["/api/v1/workflows/{name}"])
+    assert set(published) <= set(document["components"]["schemas"]["BoundWorkflow"]["properties"])
+    status, answer = await ask("POST", "/api/v1/tryon", json=fields | {"workflow": "mine"})
+    assert status == 200, answer
+    assert from_base64(answer["output"]["images"][0]["image"]).shape == (192, 128, 3)
+    assert answer["workflow"]["version"] == published["version"]
+    sent["prompt"]["16"]["inputs"]["steps"] = 5000
+    status, refused = await ask("PUT", "/api/v1/workflows/mine", json=sent)
+    assert status == 422 and refused["error"]["details"]["field"] == "workflow"
+    assert "steps" in refused["error"]["message"]
+    _, listing = await ask("GET", "/api/v1/workflows")
+    assert {found["name"]: found["version"] for found in listing["workflows"]}["mine"] == published["version"]
+    for method, path, options, expected in (
+        ("PUT", "mine", {"data": b" " * (3 * MAX_BYTES)}, 413),
+        ("PUT", "%2e%2e%2fmine", {"json": sent}, 404),
+        ("GET", "mine", {}, 405),
+        ("DELETE", "mine", {}, 204),
+        ("DELETE", "mine", {}, 404),
+    ):
+        status, _ = await ask(method, f"/api/v1/workflows/{path}", **options)
+        assert status == expected, (method, path)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
 
 
 # Other packs' nodes
