@@ -31,8 +31,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 from support.images import small_request, to_bytes
-from support.servers import Server
+from support.servers import Server, engines
 from support.waiting import until
+
+# What reads requests is the same on all engines: the last one that is here stands for them.
+pytestmark = pytest.mark.parametrize(
+    "engine", [engine for engine in engines() if not engine.marks][-1:], indirect=True, scope="session"
+)
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 60))
 FIELDS = (
