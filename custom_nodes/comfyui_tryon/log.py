@@ -104,6 +104,9 @@ class Unfailing(io.BufferedIOBase):
     def fileno(self) -> int:
         return self._binary.fileno()
 
+    def isatty(self) -> bool:
+        return self._binary.isatty()
+
 
 class JsonLines(Unfailing):
     """Makes of each line that is printed a JSON object.
@@ -173,6 +176,11 @@ def begin(as_json: bool) -> None:
     threading.excepthook = lambda error: logging.error(
         "The thread %s has ended.", error.thread and error.thread.name, exc_info=error.exc_value
     )
+    keep_printing(as_json)
+
+
+def keep_printing(as_json: bool = False) -> None:
+    """Lets whoever prints in this process go on where nothing can be written; as JSON, formats it too."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         buffer: Any = JsonLines(stream.buffer, name) if as_json else Unfailing(stream.buffer)

@@ -44,7 +44,7 @@ class Server:
         return httpx.Client(base_url=self.url, timeout=120, **options)
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""  # not /dev/full
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -139,3 +139,13 @@ def test_start_sh_and_the_module_are_the_same(tmp_path):
         module = subprocess.run([*python, *words], cwd=PACK.parent, capture_output=True, text=True)
         script = subprocess.run([str(ROOT / "start.sh"), *words], cwd=tmp_path, capture_output=True, text=True)
         assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NO /dev/full HERE: it stands for a full disk")
+@pytest.mark.parametrize("arguments", [["comfyui_tryon", "--help"], ["comfyui_tryon.demo", "{folder}"]])
+def test_a_start_goes_on_where_its_words_cannot_be_written(tmp_path, arguments):
+    command = [sys.executable, "-m", *(argument.format(folder=tmp_path) for argument in arguments)]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+    variables["PYTHONPATH"] = str(ROOT / "custom_nodes")
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run(command, env=variables, cwd=ROOT, stdout=full, stderr=full).returncode == 0

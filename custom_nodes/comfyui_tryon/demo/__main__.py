@@ -5,10 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from .. import log
 from ..settings import SettingsError, settings
 from . import SAMPLES, checkpoint
 
 if __name__ == "__main__":
+    log.keep_printing()
     try:
         chosen = settings()
     except SettingsError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from .. import cpus
+from .. import cpus, log
 from .host import COMMAND, IS_WINDOWS, REPOSITORY, fail, find_comfyui, has_gpu, say
 from .packages import set_up, web_packages
 
@@ -124,6 +124,7 @@ def prepare(asked: Asked, environment: MutableMapping[str, str]) -> None:
 
 def main(words: Sequence[str]) -> NoReturn:
     environment = os.environ
+    log.keep_printing()
     asked = parse(words, environment)
     if not MODEL_PATHS.is_file():
         fail("this needs the whole repository: git clone https://github.com/comfyui-tryon/comfyui-tryon")
