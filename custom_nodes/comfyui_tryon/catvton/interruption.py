@@ -40,12 +40,12 @@ class _SplitAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        attention = func is F.scaled_dot_product_attention and not torch.compiler.is_compiling()
-        if not attention or args[0].shape[-2] <= self.queries:
+        is_attention = func is F.scaled_dot_product_attention and not torch.compiler.is_compiling()
+        if not is_attention or len(args) != 3 or kwargs.get("attn_mask") is not None:
             return func(*args, **kwargs)
-        query, *others = args
+        query, key, value = args
         parts = []
         for part in query.split(self.queries, dim=-2):
             self.function()
-            parts.append(func(part, *others, **kwargs))
-        return torch.cat(parts, dim=-2)
+            parts.append(func(part, key, value, **kwargs))
+        return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
