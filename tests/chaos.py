@@ -211,16 +211,25 @@ def many(engine: str, count: int, folder: Path) -> bool:
     requests, statuses = Requests(CODES), collections.Counter()
     with served(engine, folder) as server:
         print("| Requests | Memory, MB | Descriptors | Threads | Processes |\n|---|---|---|---|---|")
+
+        def look(when: str) -> Resources:
+            held = resources(server.process.pid)
+            print(
+                f"| {when} | {held.memory / 1e6:.0f} | {held.descriptors} | {held.threads} | {held.children} |",
+                flush=True,
+            )
+            return held
+
         seen, sent = [], 0
         for upto in sorted({SETTLED_REQUESTS, *range(0, count + 1, max(1, count // 10))}):
             statuses += send_all(server, requests, range(sent, upto))
             sent = upto
-            held = resources(server.process.pid)
-            figures = f"{held.memory / 1e6:.0f} | {held.descriptors} | {held.threads} | {held.children}"
-            print(f"| {sent} | {figures} |", flush=True)
+            held = look(str(sent))
             if sent >= SETTLED_REQUESTS:
                 seen.append(held)
-        first, last = seen[0], quiet(server, seen[0])
+        quiet(server, seen[0])
+        time.sleep(REST_S)
+        first, last = seen[0], look(f"{count}, {REST_S} s later")
     print(dict(statuses))
     return (
         last.memory - first.memory < GROWN_MB * 1e6
