@@ -152,7 +152,7 @@ def test_a_clone_adds_and_changes_nothing_else(comfyui, tmp_path, fields):
             for name in templates["my.try-on"]:
                 template = client.get(f"/api/workflow_templates/my.try-on/{name}.json").json()
                 assert template["nodes"] and client.get(f"/api/workflow_templates/my.try-on/{name}.jpg").is_success
-            reply = client.post("/api/v1/tryon", json=fields | {"workflow": "demo"})
+            reply = client.post("/api/v1/tryon", json=fields | {"workflow": "demo", "width": 128, "height": 192})
             assert picture(reply).shape == (256, 192, 3)
             assert [warning["code"] for warning in reply.json()["warnings"]] == ["demo_weights"]
             missing = client.post("/api/v1/tryon", json=fields | {"workflow": "catvton"})

@@ -486,7 +486,7 @@ def test_the_published_workflow_answers_with_its_last_preview(server, fields):
         assert "problem" not in found["published"] and found["published"]["outputs"] == ["18"]
         assert found["published"]["bound"]["person_image"] == ["10"]
         reply = client.post("/api/v1/tryon", json=fields | {"workflow": "published_geometric"})
-    assert picture(reply).shape == (192, 128, 3)
+    assert picture(reply).shape == (96, 64, 3)
     assert reply.json()["workflow"] == {
         "name": "published_geometric", "version": found["published_geometric"]["version"]
     }  # fmt: skip
@@ -598,7 +598,7 @@ async def test_publishing_over_http(unlocked, tmp_path, fields, classes):
     assert set(published) <= set(document["components"]["schemas"]["BoundWorkflow"]["properties"])
     status, answer = await ask("POST", "/api/v1/tryon", json=fields | {"workflow": "mine"})
     assert status == 200, answer
-    assert from_base64(answer["output"]["images"][0]["image"]).shape == (192, 128, 3)
+    assert from_base64(answer["output"]["images"][0]["image"]).shape == (96, 64, 3)
     assert answer["workflow"]["version"] == published["version"]
     sent["prompt"]["16"]["inputs"]["steps"] = 5000
     status, refused = await ask("PUT", "/api/v1/workflows/mine", json=sent)
@@ -646,7 +646,11 @@ def test_a_workflow_of_core_nodes_serves(server, engine, fields, pair):
         assert client.post("/api/v1/tryon", json=fields).json()["error"]["code"] == "missing_field"
         mask = np.zeros((192, 144), np.uint8)
         mask[64:128, 32:96] = 255
-        sent = fields | {"width": 144, "mask_image": to_base64(Image.fromarray(mask).resize(pair.person.size))}
+        sent = fields | {
+            "width": 144,
+            "height": 192,
+            "mask_image": to_base64(Image.fromarray(mask).resize(pair.person.size)),
+        }
         first, same, other = (
             picture(client.post("/api/v1/tryon", json=sent | change)) for change in ({}, {}, {"seed": 8})
         )
