@@ -11,6 +11,7 @@ from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from drawing import Pair, draw_pair
 from support import tiny_diffusion
+from support.faults import add_faults
 from support.images import small_request
 from support.servers import (
     DEMO_MODELS,
@@ -126,6 +127,15 @@ def server(engine, tmp_path_factory) -> Iterator[Server]:
     with probe_server(engine, folder, environment, paths=paths) as running_server:
         running_server.workflows = workflows
         yield running_server
+
+
+@pytest.fixture(scope="module")
+def worker(server) -> Iterator[Server]:
+    """The server with a workflow for each fault of the probe's node."""
+    written = add_faults(server.workflows)
+    yield server
+    for path in written:
+        path.unlink()
 
 
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.servers import ROOT
+from support.servers import ROOT, without_settings
 from tryon_client import AsyncTryOn, Event, OutputEvent, ProgressEvent, StatusEvent, TryOn, TryOnError
 
 SMALL = {"num_inference_steps": 2, "width": 128, "height": 192, "seed": 7}
@@ -32,10 +31,9 @@ def files(pair, tmp_path):
 
 
 def run(*arguments, **environment) -> subprocess.CompletedProcess:
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("TRYON_", "RUNPOD_"))}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=variables | {"PYTHONPATH": str(ROOT / "clients/python/src")} | environment,
+        env=without_settings("RUNPOD_") | {"PYTHONPATH": str(ROOT / "clients/python/src")} | environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,7 +1,6 @@
 """A locked process that cannot be locked: it ends with status 1, and no port of it was ever open."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from support.servers import (
     free_port,
     running,
     wait_until_ready,
+    without_settings,
 )
 from support.waiting import until
 
@@ -86,7 +86,7 @@ def is_open(port: int) -> bool:
 
 def ends_closed(tmp_path: Path, command: list[str], variables: dict[str, str], cause: Cause) -> None:
     port, other = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+    environment = without_settings()
     environment |= {"PORT": str(port), "LISTEN": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     environment |= {"TRYON_MODELS_DIR": str(DEMO_MODELS), "TRYON_WORKFLOW": "demo", **variables, **cause.variables}
     if cause.broken:
@@ -190,9 +190,10 @@ def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_comfyui_that_does_not_load_the_pack_opens_no_port(tmp_path, folder):
+@pytest.mark.parametrize("more", [[], ["--disable-all-custom-nodes"]], ids=["no pack", "all disabled"])
+def test_a_comfyui_that_does_not_load_the_pack_opens_no_port(tmp_path, folder, more):
     command = [sys.executable, str(GUARD), "main.py", "--cpu", "--base-directory", str(tmp_path)]
-    command += ["--disable-all-custom-nodes", "--port", "{other}", "--front-end-root", str(tmp_path)]
+    command += [*more, "--port", "{other}", "--front-end-root", str(tmp_path)]
     command += ["--database-url", f"sqlite:///{tmp_path}/comfyui.db"]
     (tmp_path / "custom_nodes").mkdir()
     cause = Cause(REFUSED, arguments=tuple(command[3:]))

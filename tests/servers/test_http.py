@@ -15,7 +15,7 @@ import openapi_spec_validator
 import pytest
 from comfyui_tryon.schema import TryonRequest
 from PIL import Image
-from support.faults import add_faults, body
+from support.faults import body
 from support.images import from_base64, picture, psnr, to_base64, to_bytes
 from support.parity import CHECKPOINT, DATA, sampler_cases
 from support.replies import error
@@ -382,15 +382,14 @@ def test_metrics_count_requests_and_pictures(server, fields):
         assert value(after, name) == value(before, name) + more, name
 
 
-def test_requests_are_answered_in_order_each_with_its_own_while_ping_answers(server):
-    written = add_faults(server.workflows)
+def test_requests_are_answered_in_order_each_with_its_own_while_ping_answers(worker):
     people = [Image.new("RGB", (32, 32), (25 * number, 0, 0)) for number in range(5)]
 
     def send(name: str, person: Image.Image, queued: threading.Event) -> bool:
         headers = {"X-Request-Id": name, "Accept": "text/event-stream"}
         fields = body("pause", to_base64(person))  # apart enough for the log to have them in order too
         last = ""
-        with server.client() as client:
+        with worker.client() as client:
             with client.stream("POST", "/api/v1/tryon", json=fields, headers=headers) as reply:
                 for line in reply.iter_lines():
                     queued.set()  # the first event says that it is
@@ -399,7 +398,7 @@ def test_requests_are_answered_in_order_each_with_its_own_while_ping_answers(ser
         return np.array_equal(from_base64(images[0]["image"]), np.array(person))
 
     names = [f"in-order-{number}" for number in range(len(people))]
-    with concurrent.futures.ThreadPoolExecutor(len(people)) as pool, server.client() as client:
+    with concurrent.futures.ThreadPoolExecutor(len(people)) as pool, worker.client() as client:
         waiting = []
         for name, person in zip(names, people):
             queued = threading.Event()
@@ -408,11 +407,9 @@ def test_requests_are_answered_in_order_each_with_its_own_while_ping_answers(ser
         while not all(future.done() for future in waiting):
             assert client.get("/ping").status_code == 200
         assert all(future.result() for future in waiting)
-    until(lambda: f"{names[-1]}: POST" in server.log())
-    answered = [name for line in server.log().splitlines() for name in names if f"{name}: POST" in line]
+    until(lambda: f"{names[-1]}: POST" in worker.log())
+    answered = [name for line in worker.log().splitlines() for name in names if f"{name}: POST" in line]
     assert answered == names
-    for path in written:
-        path.unlink()
 
 
 def test_health_paths(server):

@@ -6,28 +6,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from support.faults import Sent, add_faults, body, check_failed, depth, metrics, started, works
+from support.faults import Sent, body, check_failed, depth, metrics, started, works
 from support.images import picture, to_base64
 from support.replies import error
-from support.servers import Server
 from support.waiting import until
 
 CLIENTS = 200
 MAX_QUEUE = 8
-
-
-@pytest.fixture(scope="module")
-def worker(server) -> Iterator[Server]:
-    written = add_faults(server.workflows)
-    yield server
-    for path in written:
-        path.unlink()
 
 
 def test_two_hundred_at_once_are_answered_or_told_to_come_back(worker):

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,17 @@ import pytest
 from comfyui_tryon.workflows.format import to_prompt
 from support.images import from_base64, picture
 from support.page_graph import CLASSES, base
-from support.servers import FOLDERS, NONE_FOUND, ROOT, START_TIMEOUT_S, Server, comfyui_version, free_port, running
+from support.servers import (
+    FOLDERS,
+    NONE_FOUND,
+    ROOT,
+    START_TIMEOUT_S,
+    Server,
+    comfyui_version,
+    free_port,
+    running,
+    without_settings,
+)
 
 REQUESTS = 20
 START = 'cd "$1" && exec "$2" -u main.py --cpu --port "$PORT" --disable-auto-launch "${@:3}"'
@@ -196,10 +205,6 @@ def test_a_linked_folder_publishes_what_the_page_saves_in_app_mode(comfyui, tmp_
     result = subprocess.run(["bash", "-c", f"{command} --help"], capture_output=True, text=True)
     assert result.returncode == 0 and "start.sh" not in command + result.stdout, result.stderr
     assert command.endswith(f"--to {Path(comfyui).resolve() / 'models'}")
-
-
-def without_settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from support.servers import ROOT, free_port
+from support.servers import ROOT, free_port, without_settings
 
 HAPROXY = os.environ.get("HAPROXY") or shutil.which("haproxy")
 BACKENDS = ("tryon", "cancel", "rest")
@@ -42,7 +42,7 @@ class Fleet:
 
     def start_worker(self, address: str, environment: Mapping[str, str]) -> None:
         with open(self.folder / f"worker-{address}.log", "ab") as log:
-            variables = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
+            variables = without_settings()
             variables |= {
                 "PORT": str(self.port),
                 "LISTEN": address,

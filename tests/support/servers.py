@@ -79,6 +79,11 @@ def free_port() -> int:
             return port
 
 
+def without_settings(*prefixes: str) -> dict[str, str]:
+    """This process's environment without the server's settings, and without what begins with one of `prefixes`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TRYON_", *prefixes))}
+
+
 @contextlib.contextmanager
 def running(
     engine: str,
@@ -91,7 +96,7 @@ def running(
 ) -> Iterator[Server]:
     """A server on `engine`, ready unless `wait` is False; ended with the block. `command` takes start.sh's place."""
     port = free_port()
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("TRYON_")}
+    variables = without_settings()
     variables |= {"PORT": str(port), "LISTEN": "127.0.0.1", "COMFYUI_DIR": "" if engine == EMBEDDED else engine}
     variables["OMP_NUM_THREADS"] = "1"  # the test models are too small for more, and the clients need a core too
     with open(log_path, "wb") as log:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from comfyui_tryon.settings import TEMPLATES, Settings, settings
 from comfyui_tryon.weights import download, files, integrity, loaders, search
 from safetensors.numpy import save_file
 from support import tiny_fashn
-from support.servers import ROOT, comfyui_folders, free_port
+from support.servers import ROOT, comfyui_folders, free_port, without_settings
 
 UNET = "stable-diffusion-inpainting/unet/diffusion_pytorch_model.fp16.safetensors"
 VAE = "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"
@@ -61,7 +62,7 @@ def lock_files(folder: Path) -> None:
 
 
 def environment(folder: Path | None, **variables: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRYON_", "HF_", "PORT"))}
+    kept = without_settings("HF_", "PORT")
     chosen = {} if folder is None else {"TRYON_MODELS_DIR": str(folder)}
     empty = {"HF_HOME": "/nonexistent", "COMFYUI_DIR": "", "PYTHONPATH": str(ROOT / "custom_nodes")}
     return kept | empty | {"PORT": str(free_port())} | chosen | variables
@@ -85,15 +86,10 @@ def table(monkeypatch, capsys) -> Iterator[Callable[[Path], subprocess.Completed
     """`--check`'s table in this process, which has imported torch already."""
 
     def run(folder: Path) -> subprocess.CompletedProcess:
-        with monkeypatch.context() as patched:
-            for name in [name for name in os.environ if name.startswith(("TRYON_", "HF_", "PORT"))]:
-                patched.delenv(name)
-            for name, value in environment(folder).items():
-                patched.setenv(name, value)
-            patched.setattr(sys, "argv", ["check", "--table", ""])
-            settings.cache_clear()
-            with pytest.raises(SystemExit) as left:
-                check.main()
+        monkeypatch.setattr(sys, "argv", ["check", "--table", ""])
+        settings.cache_clear()
+        with mock.patch.dict(os.environ, environment(folder), clear=True), pytest.raises(SystemExit) as left:
+            check.main()
         return subprocess.CompletedProcess("check", left.value.code, *capsys.readouterr())
 
     yield run

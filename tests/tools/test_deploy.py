@@ -19,7 +19,7 @@ from comfyui_tryon.engine import current
 from comfyui_tryon.launch import packages
 from comfyui_tryon.settings import Settings
 from comfyui_tryon.version import VERSION
-from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready
+from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready, without_settings
 
 DRAIN_S = Settings.model_fields["drain_s"].default
 HEALTH_PATHS = {route.path for route in server.Server(Settings(), current()).routes() if route.health}
@@ -261,7 +261,7 @@ def elsewhere(tmp_path_factory) -> Iterator[Server]:
     """A server as SageMaker starts it, that also has Vertex AI's routes."""
     checkpoint.write(DEMO_MODELS)
     port, log_path = free_port(), tmp_path_factory.mktemp("elsewhere") / "log.txt"
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")} | {
+    variables = without_settings() | {
         "COMFYUI_DIR": "",
         "OMP_NUM_THREADS": "1",
         "TRYON_MODELS_DIR": str(DEMO_MODELS),

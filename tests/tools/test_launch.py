@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_tryon.launch import host, modes
-from support.servers import ROOT
+from support.servers import ROOT, without_settings
 
 PACK = ROOT / "custom_nodes/comfyui_tryon"
 
@@ -145,7 +145,6 @@ def test_start_sh_and_the_module_are_the_same(tmp_path):
 @pytest.mark.parametrize("arguments", [["comfyui_tryon", "--help"], ["comfyui_tryon.demo", "{folder}"]])
 def test_a_start_goes_on_where_its_words_cannot_be_written(tmp_path, arguments):
     command = [sys.executable, "-m", *(argument.format(folder=tmp_path) for argument in arguments)]
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
-    variables["PYTHONPATH"] = str(ROOT / "custom_nodes")
+    variables = without_settings() | {"PYTHONPATH": str(ROOT / "custom_nodes")}
     with open("/dev/full", "wb") as full:
         assert subprocess.run(command, env=variables, cwd=ROOT, stdout=full, stderr=full).returncode == 0
