@@ -105,9 +105,10 @@ class CatVTONPipeline(torch.nn.Module):
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
         weight = next(self.unet.parameters())
+        tokens = (width // DOWNSCALE) * (height // DOWNSCALE)
         together = images_together(width, height, weight.element_size(), weight.device)
         with torch.inference_mode():
-            with before_blocks(self.vae, functools.partial(callback, 0, None)):
+            with before_blocks(self.vae, tokens, functools.partial(callback, 0, None)):
                 conditions = self.encode(
                     image_to_tensor(resize_and_crop(person.convert("RGB"), size)),
                     image_to_tensor(resize_and_pad(garment.convert("RGB"), size)),
@@ -128,7 +129,7 @@ class CatVTONPipeline(torch.nn.Module):
                 )
                 done = (first + len(batch)) * num_inference_steps
                 # one by one: the VAE's activations are the largest of all
-                with before_blocks(self.vae, functools.partial(callback, done, None)):
+                with before_blocks(self.vae, tokens, functools.partial(callback, done, None)):
                     images += [self.decode(single) for single in latents.split(1)]
             return torch.cat(images)
 
@@ -198,7 +199,7 @@ class CatVTONPipeline(torch.nn.Module):
             callback(step, predicted)
             inputs.unflatten(0, (2, count))[:, :, :4] = latents
             model_input = inputs if guided[step] else inputs[count:]
-            with within_attention(device, functools.partial(callback, step, None)):
+            with within_attention(device, mean.shape[-2:].numel(), functools.partial(callback, step, None)):
                 noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0].float()
             if guided[step]:
                 unconditional_noise, conditional_noise = noise.chunk(2)
