@@ -5,51 +5,82 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
+from comfyui_tryon.masker.agnostic import ATR_LABELS
+from comfyui_tryon.masker.segformer import SegformerMasker
+from drawing import Pair, draw_pair
+from PIL import Image
 
 WIDTH, HEIGHT = 192, 256
 SHARD_PAIRS = 128
 FIRST_SEED = 1_000_000  # seeds below are held out
 PERSON, GARMENT, WORN = range(3)
+MASK, LABELS = 9, 10  # planes after the three images'
+MASK_GROW = (3, 7)  # pixels, around half of those in `workflows/demo.json`, whose images are twice as large
+
+
+class Knowing(torch.nn.Module):
+    """A parser that is right: it answers with the labels that it was given, uint8 (H, W)."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__()
+        known = torch.nn.functional.one_hot(torch.from_numpy(np.array(labels)).long(), len(ATR_LABELS))
+        self.logits = torch.nn.Parameter(known.permute(2, 0, 1)[None].float(), requires_grad=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
+
+
+def automatic_mask(pair: Pair, mask_grow: int) -> Image.Image:
+    """Returns the mask (L) that the demo's workflow would find if its parser made no mistakes."""
+    labels = np.asarray(pair.labels)
+    masker = SegformerMasker(Knowing(labels), [(label, None) for label in ATR_LABELS], labels.shape)
+    return Image.fromarray(masker.mask(np.asarray(pair.person), pair.cloth_type, mask_grow=mask_grow))
 
 
 def draw_shards(folder: Path, count: int) -> None:
-    """Write those of the shards 0 to count - 1 that are missing; `load_shard` says what is in one."""
-    from drawing import draw_pair
+    """Write those of the shards 0 to count - 1 that are missing; `load_shard` and `load_sources` say what is in one.
 
+    Every other pair has an automatic mask.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(count):
         path = folder / f"{shard:03}.npy"
         if path.exists():
             continue
-        rows = np.empty((SHARD_PAIRS, HEIGHT, WIDTH, 10), np.uint8)
+        rows = np.empty((SHARD_PAIRS, HEIGHT, WIDTH, 11), np.uint8)
+        sources = []
         for row in range(SHARD_PAIRS):
-            pair = draw_pair(FIRST_SEED + shard * SHARD_PAIRS + row, WIDTH, HEIGHT)
-            rows[row] = np.dstack([np.asarray(p) for p in (pair.person, pair.garment, pair.worn, pair.mask)])
+            seed = FIRST_SEED + shard * SHARD_PAIRS + row
+            pair = draw_pair(seed, WIDTH, HEIGHT)
+            mask = pair.mask
+            if row % 2:
+                mask = automatic_mask(pair, int(np.random.default_rng(seed).integers(*MASK_GROW)))
+            worn = Image.composite(pair.beyond, pair.person, mask)
+            rows[row] = np.dstack([np.asarray(p) for p in (pair.person, pair.garment, worn, mask, pair.labels)])
+            sources.append(pair.sources)
+        np.save(sources_path(folder, shard), np.stack(sources))
         partial = path.with_suffix(f".{os.getpid()}")
         with partial.open("wb") as file:
             np.save(file, rows)
         partial.rename(path)
 
 
-def parser_pairs(folder: Path, count: int) -> np.ndarray:
-    """(count, height, width, 4) uint8: person RGB and ATR labels, drawn once. The seeds follow the shards'."""
-    from drawing import draw_pair
-
-    path = folder / "labels.npy"
-    if not path.exists():
-        rows = np.empty((count, HEIGHT, WIDTH, 4), np.uint8)
-        for row in range(count):
-            pair = draw_pair(2 * FIRST_SEED + row, WIDTH, HEIGHT)
-            rows[row] = np.dstack([np.asarray(pair.person), np.asarray(pair.labels)])
-        np.save(path, rows)
-    return np.load(path)
-
-
 def load_shard(folder: Path, shard: int) -> np.ndarray:
-    """(pairs, height, width, 10) uint8: person, garment and worn RGB, then the mask. Waits until it has been drawn."""
+    """(pairs, height, width, 11) uint8: person, garment and worn RGB, mask, ATR labels. Waits until it is drawn."""
     path = folder / f"{shard:03}.npy"
     while not path.exists():
         time.sleep(1)
     return np.load(path, mmap_mode="r")
+
+
+def load_sources(folder: Path, shard: int) -> np.ndarray:
+    """(pairs, height / 8, width / 8) int16, see `drawing.Pair.sources`; of a shard that is there."""
+    return np.load(sources_path(folder, shard))
+
+
+def sources_path(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:03}-sources.npy"

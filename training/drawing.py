@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from scipy.spatial import cKDTree
 
 SUPERSAMPLING = 2
+CELL = 8  # pixels of an image in one of `Pair.sources`
+NEAR = 8.0  # units on the cloth between what is worn and its source, at most
 CLOTH_TYPES = ("upper", "lower", "overall")
 BACKGROUND, HAIR, UPPER, SKIRT, PANTS, DRESS, FACE = 0, 2, 4, 5, 6, 7, 11
 LABELS = {"top": UPPER, "pants": PANTS, "skirt": SKIRT, "dress": DRESS}
@@ -22,7 +26,18 @@ SHOES, LEGS, ARMS = (10, 9), (13, 12), (15, 14)  # right, left of the person: le
 NECK, SHOULDER, ARMPIT, WAIST, HIP, CROTCH, KNEE, ANKLE = 90.0, 101.0, 123.0, 152.0, 184.0, 200.0, 278.0, 356.0
 
 Colour = tuple[int, ...]  # R, G, B
-Fill = Colour | Callable[[np.ndarray, np.ndarray], np.ndarray]
+Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Cloth(NamedTuple):
+    """A piece of a garment: its number from 1; where (x, y) of the image is on it, (u, v); the colour of (u, v)."""
+
+    piece: int
+    place: Function
+    colour: Function
+
+
+Fill = Colour | Function | Cloth
 
 # fmt: off
 FABRICS: tuple[Colour, ...] = (
@@ -46,7 +61,9 @@ class Pair:
 
     person: somebody wearing something; garment: another garment flat on white; worn: the person wearing `garment`.
     mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of
-    `person`. dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall".
+    `person`. dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall". beyond: `worn`
+    without the mask's limit. sources: int16 (H // 8, W // 8), for every cell of `beyond` the number of the cell of
+    `garment`, row by row, that shows the same piece of cloth; -1 where there is none.
     """
 
     person: Image.Image
@@ -56,6 +73,8 @@ class Pair:
     labels: Image.Image
     dressed: Image.Image
     cloth_type: str
+    beyond: Image.Image
+    sources: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -133,6 +152,7 @@ class Canvas:
         self.camera = camera
         self.rgb = background
         self.labels = Image.new("L", camera.size, BACKGROUND)
+        self.cloth = np.zeros((camera.size[1], camera.size[0], 3), np.float32)  # piece, u, v; 0 where there is no cloth
 
     def shape(self, *polygons: np.ndarray, holes: tuple[np.ndarray, ...] = ()) -> Image.Image:
         mask = Image.new("L", self.camera.size)
@@ -169,7 +189,12 @@ class Canvas:
             return
         part = mask.crop(box)
         colour: np.ndarray
-        if callable(fill):
+        cloth: np.ndarray | int = 0
+        if isinstance(fill, Cloth):
+            place = fill.place(*self.camera.units(box))
+            colour = fill.colour(place[..., 0], place[..., 1]).astype(np.float32)
+            cloth = np.insert(place, 0, fill.piece, axis=-1)
+        elif callable(fill):
             colour = fill(*self.camera.units(box)).astype(np.float32)
         else:
             colour = np.broadcast_to(np.asarray(fill, np.float32), (part.height, part.width, 3))
@@ -186,6 +211,7 @@ class Canvas:
             colour = colour * (1 - 0.3 * shade)[..., None]
         layer = Image.fromarray(np.clip(colour, 0, 255).astype(np.uint8))
         self.rgb.paste(layer, box[:2], part)
+        np.copyto(self.cloth[box[1] : box[3], box[0] : box[2]], cloth, "unsafe", (np.asarray(part) > 127)[..., None])
         if label is not None:
             self.labels.paste(label, box[:2], part)
 
@@ -215,6 +241,7 @@ def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
 
     person, protected = _dressed(Canvas(camera, background.copy()), body, before, fold_seed)
     worn, _ = _dressed(Canvas(camera, background), body, after, fold_seed)
+    flat, laid = _flat(garment, *size)
     mask = _agnostic(np.random.default_rng(mask_seed), person, body, cloth_type, protected).reduce(SUPERSAMPLING)
     mask = mask.point(lambda value: 255 * (value > 0))
     label = LABELS[garment.kind]
@@ -222,13 +249,33 @@ def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
     before_picture, after_picture = person.rgb.reduce(SUPERSAMPLING), worn.rgb.reduce(SUPERSAMPLING)
     return Pair(
         person=before_picture,
-        garment=_flat(garment, *size).reduce(SUPERSAMPLING),
+        garment=flat.reduce(SUPERSAMPLING),
         worn=Image.composite(after_picture, before_picture, mask),
         mask=mask,
         labels=person.labels.resize((width, height), Image.Resampling.NEAREST),
         dressed=ImageChops.multiply(dressed, mask),
         cloth_type=cloth_type,
+        beyond=after_picture,
+        sources=_sources(worn.cloth, worn.labels, label, laid),
     )
+
+
+def _sources(worn: np.ndarray, labels: Image.Image, label: int, flat: np.ndarray) -> np.ndarray:
+    """Finds `Pair.sources` from the cloth of both canvases, which is that garment's where the label is."""
+    cell = CELL * SUPERSAMPLING
+    middles = np.s_[cell // 2 :: cell, cell // 2 :: cell]
+    wanted, there = worn[middles], np.asarray(labels)[middles] == label
+    fine = np.s_[SUPERSAMPLING :: 2 * SUPERSAMPLING, SUPERSAMPLING :: 2 * SUPERSAMPLING]
+    offered = flat[fine]
+    rows, columns = (np.indices(offered.shape[:2]) * 2 + 1) // CELL
+    cells = rows * (flat.shape[1] // cell) + columns
+    sources = np.full(there.shape, -1, np.int16)
+    for piece in np.unique(wanted[there][:, 0]):
+        here, same = there & (wanted[..., 0] == piece), offered[..., 0] == piece
+        if piece and same.any():
+            distances, nearest = cKDTree(offered[same][:, 1:]).query(wanted[here][:, 1:])
+            sources[here] = np.where(distances < NEAR, cells[same][nearest], -1)
+    return sources
 
 
 # What there is to draw
@@ -382,9 +429,7 @@ def _paint_garment(canvas: Canvas, body: Body, garment: Garment, rng: np.random.
     ratio = 36 / body.hip
     top = SHOULDER if garment.kind in ("top", "dress") else WAIST - 6
 
-    def cloth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return _weave(garment, x * ratio, y - top)
-
+    cloth = Cloth(1, lambda x, y: np.stack([x * ratio, y - top], -1), lambda u, v: _weave(garment, u, v))
     trim = tuple(int(c * 0.72) for c in garment.colours[2 if garment.sleeve_colour else 0])
     if garment.kind in ("top", "dress"):
         opening = _neck_opening(garment)
@@ -424,9 +469,10 @@ def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat:
     long = garment.sleeve > 0.6
     widths = (wide + 1, wide * 0.92, wide * 0.72) if long else (wide + 1, wide + 0.5, wide)
     label = LABELS[garment.kind]
-    plain = tuple(garment.colours[1]) if garment.sleeve_colour else None
+    plain = garment.colours[1] if garment.sleeve_colour else garment.colours[0]
+    is_plain = garment.sleeve_colour or garment.pattern in ("logo", "block")
 
-    def cloth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         points = np.stack([x, y], -1)
         axis = (joints[1] - joints[0]) / 48
         along, across = (points - joints[0]) @ axis, (points - joints[0]) @ (axis[::-1] * (1, -1))
@@ -434,14 +480,15 @@ def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat:
         lower = along > 48
         along = np.where(lower, 48 + (points - joints[1]) @ bend, along)
         across = np.where(lower, (points - joints[1]) @ (bend[::-1] * (1, -1)), across)
-        if garment.pattern in ("logo", "block"):
-            return np.broadcast_to(np.asarray(garment.colours[0], np.float32), (*x.shape, 3))
-        return _weave(garment, across, along)
+        return np.stack([across, along], -1)
+
+    def colour(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(plain, np.float32), (*u.shape, 3)) if is_plain else _weave(garment, u, v)
 
     folds = [] if flat or not long else [joints[1] + np.array([(-side * 7.0, -3), (side * 3.0, 3)])]
     shape = canvas.shape(_limb(joints, widths, garment.sleeve))
     solid = ImageChops.lighter(shape, canvas.shape(_trunk(body, garment)))
-    canvas.paint(shape, plain or cloth, label, 0.12 if flat else 0.3, folds, solid)
+    canvas.paint(shape, Cloth(2 + (side > 0), place, colour), label, 0.12 if flat else 0.3, folds, solid)
 
 
 def _folds(body: Body, garment: Garment, rng: np.random.Generator, flat: bool) -> list[np.ndarray]:
@@ -545,8 +592,8 @@ def _paint_head(canvas: Canvas, body: Body) -> list[Image.Image]:
     return [*parts, mask]
 
 
-def _flat(garment: Garment, width: int, height: int) -> Image.Image:
-    """The garment laid flat on white, as large as fits."""
+def _flat(garment: Garment, width: int, height: int) -> tuple[Image.Image, np.ndarray]:
+    """The garment laid flat on white, as large as fits, and its canvas's cloth."""
     body = Body(stance=10.0, leg=16.5)
     outlines = [_trunk(body, garment)] if garment.kind in ("top", "dress") else []
     if outlines and garment.sleeve:
@@ -571,7 +618,7 @@ def _flat(garment: Garment, width: int, height: int) -> Image.Image:
     shadow = paper.blur(covered, 2.5 / scale).point(lambda value: value // 3)
     paper.paint(ImageChops.offset(shadow, 0, round(width / 120)), (120, 120, 130))
     paper.rgb.paste(canvas.rgb, (0, 0), covered)
-    return paper.rgb
+    return paper.rgb, canvas.cloth
 
 
 def _agnostic(

@@ -1,8 +1,8 @@
 """Trains the demo's weights from nothing: `python training/train.py`. Resumes where it stopped.
 
-Images are drawn by a worker process, then three stages follow: a small VAE; the latents of every image; a small
-CatVTON, first at half size, then at full size. Everything goes to `training/output` (losses and samples as images,
-too); the finished weights to the package, as float16.
+Images are drawn by a worker process, then follow: a small VAE; the latents of every image; a small CatVTON, first at
+half size, then at full size; the VAE's decoder once more; and the parser. Everything goes to `training/output` (losses
+and samples as images, too); the finished weights to the package, as float16.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 import data  # noqa: E402
+from attention import Watched  # noqa: E402
 from comfyui_tryon.catvton.checkpoint import remove_cross_attention  # noqa: E402
 from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from drawing import draw_pair  # noqa: E402
+from muon import Muon  # noqa: E402
 
 Network = Any  # a torch.nn.Module; mypy would take each of its layers for a Tensor or a Module
 OUTPUT = ROOT / "training" / "output"
 SEED = 7
 SHARDS = 48
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 8, 8e-4
-PARSER_PAIRS, PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 1024, 1200, 8, 1.5e-3
+PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 4300, 8, 1.5e-3
 SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1200, 4, 1e-3
 LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the image
 
@@ -49,14 +51,18 @@ class Stage:
     steps: int
     batch: int
     rate: float
+    own: float = 0.0  # share of the samples that go on from the model's own first estimate
 
 
 UNET_STAGES = {
-    "half": Stage(2, SHARDS, 1800, 32, 2e-3),
-    "full": Stage(1, 16, 1600, 8, 1e-3),
-    "last": Stage(1, 16, 400, 8, 1e-3),
+    "half": Stage(2, SHARDS, 1800, 32, 0.01),
+    "full": Stage(1, 16, 1600, 8, 0.006, own=0.25),
+    "last": Stage(1, 16, 400, 8, 0.004, own=0.25),
 }
-GARMENT_DROPOUT = 0.1
+FIRST_TIMESTEPS = 600, 920  # where a sampler of 3 to 12 steps begins with noise alone
+HEAVIEST = 55.0  # noise to signal; a sampler's error beyond it would be all of the loss
+ATTENTION_WEIGHT = 0.03
+GARMENT_DROPOUT = 0.05
 PASS_THROUGH_WEIGHT = 3  # in the last stage what cross-attention's pass-through adds is this much heavier
 SAVE_EVERY, SHOW_EVERY = 100, 500
 
@@ -64,9 +70,20 @@ SAVE_EVERY, SHOW_EVERY = 100, 500
 class Run:
     """One model's training: optimizer, averaged weights, loss curve and the state on disk that it resumes from."""
 
-    def __init__(self, name: str, model: Network, steps: int, rate: float, decay: float):
-        self.name, self.model, self.steps, self.rate, self.decay = name, model, steps, rate, decay
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    def __init__(
+        self,
+        name: str,
+        model: Network,
+        steps: int,
+        rate: float,
+        decay: float,
+        optimizer: torch.optim.Optimizer | None = None,
+    ):
+        self.name, self.model, self.steps, self.decay = name, model, steps, decay
+        self.optimizer = optimizer or torch.optim.AdamW(
+            model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
         self.losses: list[float] = []
         self.path = OUTPUT / f"{name}.pt"
@@ -82,8 +99,9 @@ class Run:
 
     def update(self, loss: torch.Tensor) -> None:
         warm = min(1.0, (self.step + 1) / 100)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
+        share = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -206,7 +224,8 @@ def start_linear(vae: Network, reference: float = 2.0) -> None:
 def pixels(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """A shard's rows to images (n, 3, 3, H, W) in [-1, 1], see `data`, and masks (n, 1, H, W) of 0 and 1."""
     planes = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
-    return planes[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, (planes[:, 9:] > 127).float()
+    masks = planes[:, data.MASK : data.MASK + 1] > 127
+    return planes[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, masks.float()
 
 
 def vae_batch(step: int) -> torch.Tensor:
@@ -264,10 +283,9 @@ def train_vae() -> Network:
     while run.step < run.steps:
         batch = vae_batch(run.step)
         torch.manual_seed(SEED + run.step)
-        with torch.autocast("cpu", torch.bfloat16):
-            mean = run.model.encode(batch).latent_dist.mean
-            noise = LATENT_NOISE * mean.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(mean)
-            result = run.model.decode(mean + noise).sample.float()
+        mean = run.model.encode(batch).latent_dist.mean
+        noise = LATENT_NOISE * mean.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(mean)
+        result = run.model.decode(mean + noise).sample
         run.update(vae_loss(batch, result) + 1e-4 * mean.square().mean())
         if run.step % SHOW_EVERY == 0:
             held = held if held is not None else pixels(data.load_shard(OUTPUT / "pairs", 0)[:4])[0].flatten(0, 1)
@@ -291,10 +309,9 @@ def sharpen(vae: Network) -> None:
         pictures, _ = pixels(rows[np.sort(rng.choice(data.SHARD_PAIRS, SHARPEN_BATCH, replace=False))])
         batch = pictures[range(SHARPEN_BATCH), rng.choice(3, SHARPEN_BATCH, p=[0.1, 0.2, 0.7])]
         torch.manual_seed(SEED + run.step)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                latents = vae.encode(batch).latent_dist.mean
-            result = vae.decode(latents + LATENT_NOISE * spread * torch.randn_like(latents)).sample.float()
+        with torch.no_grad():
+            latents = vae.encode(batch).latent_dist.mean
+        result = vae.decode(latents + LATENT_NOISE * spread * torch.randn_like(latents)).sample
         run.update(vae_loss(batch, result))
     run.averaged()
 
@@ -303,19 +320,23 @@ def sharpen(vae: Network) -> None:
 
 
 def encode_all(vae: Network, reduction: int, shards: int) -> dict[str, torch.Tensor]:
-    """Every pair's posterior means, unscaled: masked, garment, worn float16 (n, 4, h, w); mask uint8 (n, 1, h, w)."""
+    """Every pair and its mirror image: masked, garment and worn float16 (n, 4, h, w), posterior means, unscaled; mask
+    uint8 (n, 1, h, w); sources int16 (n, h, w) as in `drawing.Pair`."""
     path = OUTPUT / f"latents-{reduction}.pt"
     if path.is_file():
         return torch.load(path)
-    parts: dict[str, list[torch.Tensor]] = {"masked": [], "garment": [], "worn": [], "mask": []}
+    parts: dict[str, list[torch.Tensor]] = {"masked": [], "garment": [], "worn": [], "mask": [], "sources": []}
     for shard in range(shards):
         rows = data.load_shard(OUTPUT / "pairs", shard)
-        for start in range(0, len(rows), 16):
-            pictures, masks = pixels(rows[start : start + 16])
+        sources = reduced(torch.from_numpy(data.load_sources(OUTPUT / "pairs", shard)), reduction)
+        parts["sources"] += [sources, mirrored(sources)]
+        for start in range(0, 2 * len(rows), 16):
+            chosen = rows[start % len(rows) : start % len(rows) + 16]
+            pictures, masks = pixels(chosen if start < len(rows) else chosen[:, :, ::-1])
             masks = masks[..., ::reduction, ::reduction]
             pictures = F.avg_pool2d(pictures.flatten(0, 1), reduction).unflatten(0, (-1, 3))
             pictures[:, data.PERSON] *= 1 - masks
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
                 latents = vae.encode(pictures.flatten(0, 1)).latent_dist.mean.unflatten(0, (-1, 3))
             for name, index in (("masked", data.PERSON), ("garment", data.GARMENT), ("worn", data.WORN)):
                 parts[name].append(latents[:, index].half())
@@ -324,6 +345,19 @@ def encode_all(vae: Network, reduction: int, shards: int) -> dict[str, torch.Ten
     latents = {name: torch.cat(tensors) for name, tensors in parts.items()}
     torch.save(latents, path)
     return latents
+
+
+def reduced(sources: torch.Tensor, reduction: int) -> torch.Tensor:
+    """The same of images at 1/reduction of their size."""
+    width = sources.shape[2]
+    sources = sources[:, reduction // 2 :: reduction, reduction // 2 :: reduction]
+    cells = sources // width // reduction * (width // reduction) + sources % width // reduction
+    return torch.where(sources < 0, sources, cells)
+
+
+def mirrored(sources: torch.Tensor) -> torch.Tensor:
+    sources, width = sources.flip(-1), sources.shape[2]
+    return torch.where(sources < 0, sources, sources // width * width + width - 1 - sources % width)
 
 
 # UNet
@@ -362,24 +396,69 @@ def start_as_identity(unet: Network) -> None:
     unet.conv_out.bias.zero_()
 
 
-def unet_loss(unet: Network, batch: dict[str, torch.Tensor], alphas: torch.Tensor) -> torch.Tensor:
-    """Epsilon error, mostly in the mask, where it is weighed as the error of the image that it stands for.
+def visible(vae: Network, latents: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How much an error in each channel of the latents changes the image, (1, 4, 1, 1) of mean 1.
 
-    That is 1 / alpha times heavier: at high noise the image is decided, and epsilon says next to nothing of it.
+    Most of a latent's four channels' information is texture that hardly shows and that nothing predicts.
+    """
+    worn = latents["worn"][:32].float()
+    with torch.no_grad():
+        pictures = vae.decode(worn).sample
+        changes = []
+        for channel in range(worn.shape[1]):
+            changed = worn.clone()
+            changed[:, channel] += 0.5 * torch.randn_like(worn[:, channel]) / vae.config.scaling_factor
+            changes.append((vae.decode(changed).sample - pictures).square().mean())
+    weights = torch.stack(changes).view(1, -1, 1, 1)
+    return 0.8 * weights / weights.mean() + 0.2
+
+
+def unet_loss(
+    unet: Network,
+    watched: Watched,
+    batch: dict[str, torch.Tensor],
+    alphas: torch.Tensor,
+    weights: torch.Tensor,
+    own: float,
+) -> torch.Tensor:
+    """The clean latents' error, mostly in the mask, and where attention looks.
+
+    Half of the samples are noise alone, as the sampler's first step is, at one of the timesteps where it may begin. A
+    share of them, `own`, go on from what the model makes of that, with new noise, as the later steps do: it learns to
+    mend its own errors.
+
+    Args:
+        batch: as from `encode_all`, scaled, float32; sources int64.
+        weights: of the channels, see `visible`.
     """
     garment, mask = batch["garment"], batch["mask"]
     clean = torch.cat([batch["worn"], garment], 2)
-    kept = (torch.rand(len(mask), 1, 1, 1) >= GARMENT_DROPOUT).float()
+    kept = torch.rand(len(mask), 1, 1, 1) >= GARMENT_DROPOUT
     condition = torch.cat([batch["masked"], garment * kept], 2)
     place = torch.cat([mask, torch.zeros_like(mask)], 2)
-    timesteps = torch.randint(len(alphas), (len(mask),))
+    timesteps, first = torch.randint(len(alphas), (len(mask),)), torch.randint(*FIRST_TIMESTEPS, (len(mask),))
+    estimated, alone = round(own * len(mask)), torch.rand(len(mask)) < 0.5
+    source = clean.clone()
+    if estimated:
+        few = slice(estimated)
+        with torch.no_grad():
+            noise = torch.randn_like(clean[few])
+            predicted = unet(torch.cat([noise, place[few], condition[few]], 1), first[few], None).sample
+        alpha = alphas[first[few]].view(-1, 1, 1, 1)
+        source[few] = ((noise - (1 - alpha).sqrt() * predicted) / alpha.sqrt()).clamp(-6, 6)
+        alone[few], timesteps[few] = False, timesteps[few] * first[few] // len(alphas)
+    timesteps = torch.where(alone, first, timesteps)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noise = torch.randn_like(clean)
-    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample
-    weight = torch.cat([0.2 + 2 * mask, torch.full_like(mask, 0.1)], 2) * (1 / alpha).clamp(max=40)
-    return (weight * (predicted.float() - noise) ** 2).mean()
+    noisy = torch.where(alone.view(-1, 1, 1, 1), noise, alpha.sqrt() * source + (1 - alpha).sqrt() * noise)
+    target = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+    predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample
+    looked = watched.loss(torch.where(kept[:, 0], batch["sources"], -1))
+    noise_to_signal = (1 - alpha) / alpha
+    heavy = noise_to_signal.clamp(max=HEAVIEST)
+    heavy[estimated:] = heavy[estimated:].clamp(min=0.3)  # epsilon is to be right where the image is nearly finished
+    heavy = heavy * torch.cat([0.1 + mask, torch.full_like(mask, 0.05)], 2)
+    return 4 * (heavy * weights * (predicted - target) ** 2).mean() + ATTENTION_WEIGHT * looked
 
 
 def with_heavy_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -397,14 +476,17 @@ def train_unet(name: str, vae: Network, start: dict | None) -> Network:
     unet = new_unet()
     if start:
         unet.load_state_dict(start)
-    run = Run(f"unet-{name}", unet, stage.steps, stage.rate, 0.995)
+    optimizer = Muon(unet.named_parameters(), stage.rate, stage.rate / 12, ("conv_in", "conv_out", "time_emb"))
+    run = Run(f"unet-{name}", unet, stage.steps, stage.rate, 0.995, optimizer)
+    watched, weights = Watched(unet), visible(vae, latents)
     alphas = DDIMScheduler.from_config(checkpoint.SCHEDULER_CONFIG).alphas_cumprod
     scale = vae.config.scaling_factor
     while run.step < run.steps:
         torch.manual_seed(SEED + run.step)
         rows = torch.randint(len(latents["mask"]), (stage.batch,))
-        batch = {key: tensor[rows].float() * (1 if key == "mask" else scale) for key, tensor in latents.items()}
-        run.update(unet_loss(run.model, batch, alphas))
+        batch = {name: latents[name][rows].float() * scale for name in ("masked", "garment", "worn")}
+        batch |= {"mask": latents["mask"][rows].float(), "sources": latents["sources"][rows].long()}
+        run.update(unet_loss(run.model, watched, batch, alphas, weights, stage.own))
         if run.step % SHOW_EVERY == 0 or run.step == run.steps:
             show(run, vae, stage.reduction)
     return run.averaged()
@@ -428,6 +510,32 @@ def show(run: Run, vae: Network, reduction: int) -> None:
 # Parser
 
 
+MIRRORED = [*range(9), 10, 9, 11, 13, 12, 15, 14, 16, 17]  # ATR's labels with left and right exchanged
+
+
+def parser_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(8, 3, H, W) in [0, 1] and labels (8, H, W): mirrored, moved, turned, zoomed, and in another light, or not."""
+    rng = np.random.default_rng((SEED, 2, step))
+    rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(SHARDS)))
+    chosen = np.array(rows[np.sort(rng.choice(len(rows), PARSER_BATCH, replace=False))])
+    for row in chosen[rng.random(PARSER_BATCH) < 0.5]:
+        row[:] = row[:, ::-1]
+        row[..., data.LABELS] = np.take(MIRRORED, row[..., data.LABELS])
+    planes = torch.from_numpy(chosen).permute(0, 3, 1, 2).float()
+    turn, zoom = rng.uniform(-0.06, 0.06, PARSER_BATCH), np.exp(rng.uniform(-0.25, 0.2, PARSER_BATCH))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * zoom
+    moved = np.dstack([matrix.transpose(2, 0, 1), rng.uniform(-0.12, 0.12, (PARSER_BATCH, 2, 1))])
+    moved[rng.random(PARSER_BATCH) < 0.4] = np.eye(3)[:2]
+    grid = F.affine_grid(torch.from_numpy(moved).float(), [PARSER_BATCH, 3, data.HEIGHT, data.WIDTH], False)
+    picture = F.grid_sample(planes[:, :3] / 255, grid, "bilinear", "border", False)
+    labels = F.grid_sample(planes[:, data.LABELS :], grid, "nearest", "border", False)[:, 0].long()
+    contrast = torch.from_numpy(np.exp(rng.uniform(-0.25, 0.25, (PARSER_BATCH, 1, 1, 1)))).float()
+    cast = torch.from_numpy(rng.uniform(-0.06, 0.06, (PARSER_BATCH, 3, 1, 1))).float()
+    grain = torch.from_numpy(rng.uniform(0, 0.03, (PARSER_BATCH, 1, 1, 1))).float()
+    picture = (picture - 0.5) * contrast + 0.5 + cast + grain * torch.randn(picture.shape)
+    return picture.clamp(0, 1), labels
+
+
 def train_parser() -> Network:
     """A small SegFormer that labels drawn people."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -435,13 +543,11 @@ def train_parser() -> Network:
     torch.manual_seed(SEED)
     parser = SegformerForSemanticSegmentation(SegformerConfig.from_dict(checkpoint.parser_config()))
     run = Run("parser", parser, PARSER_STEPS, PARSER_RATE, 0.995)
-    rows = data.parser_pairs(OUTPUT / "pairs", PARSER_PAIRS)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     while run.step < run.steps:
-        rng = np.random.default_rng((SEED, 2, run.step))
-        chosen = torch.from_numpy(rows[rng.choice(len(rows), PARSER_BATCH, replace=False)])
-        picture = ((chosen[..., :3].float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        run.update(parser(pixel_values=picture, labels=chosen[..., 3].long()).loss)
+        torch.manual_seed(SEED + run.step)
+        picture, labels = parser_batch(run.step)
+        run.update(parser(pixel_values=(picture - mean) / std, labels=labels).loss)
     return run.averaged()
 
 

@@ -79,6 +79,28 @@ def test_garments_lie_on_white(pairs):
         assert (garment.min(-1) < 250).mean() > 0.1
 
 
+def test_sources_are_the_cells_with_the_same_cloth(pairs):
+    """Their colours agree; those of two cells of the same garment that were picked at random do not."""
+    same, other = [], []
+    for pair in pairs:
+        assert pair.sources.shape == (16, 12)
+        worn, garment = (pixels(picture.reduce(8)).reshape(-1, 3) for picture in (pair.beyond, pair.garment))
+        sources = pair.sources.ravel()
+        shown = sources >= 0
+        assert shown.sum() >= 8
+        assert (garment[sources[shown]].min(-1) < 250).all()
+        differences = [np.abs(worn[shown] - garment[to]) for to in (sources[shown], np.roll(sources[shown], 5))]
+        for differing, found in zip((same, other), differences, strict=True):
+            differing.append(found.mean())
+    assert np.mean(same) < 0.8 * np.mean(other)
+
+
+def test_beyond_the_mask_is_what_worn_shows_inside(pairs):
+    for pair in pairs:
+        limited = Image.composite(pair.beyond, pair.person, pair.mask)
+        assert limited.tobytes() == pair.worn.tobytes()
+
+
 def test_the_quick_start_has_its_images():
     opened = {path.stem: Image.open(path) for path in SAMPLES.glob("*.png")}
     drawn = draw_pair(18, 384, 512)
