@@ -360,7 +360,7 @@ def test_the_api_describes_itself(server):
         for path in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css"):
             assert path in page and client.get(f"/api/v1/{path}").status_code == 200
         listed = {entry["name"]: entry for entry in client.get("/api/v1/workflows").json()["workflows"]}
-        assert listed["demo"]["default"] and listed["demo"]["parameters"]["guidance_scale"] == 1.5
+        assert listed["demo"]["default"] and listed["demo"]["parameters"]["guidance_scale"] == 1.0
         assert listed["demo"]["bound"]["seed"] == ["7.seed"] and listed["catvton_mask"]["mask"] == "required"
 
 
