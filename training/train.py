@@ -518,9 +518,9 @@ def parser_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng((SEED, 2, step))
     rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(SHARDS)))
     chosen = np.array(rows[np.sort(rng.choice(len(rows), PARSER_BATCH, replace=False))])
-    for row in chosen[rng.random(PARSER_BATCH) < 0.5]:
-        row[:] = row[:, ::-1]
-        row[..., data.LABELS] = np.take(MIRRORED, row[..., data.LABELS])
+    flipped = rng.random(PARSER_BATCH) < 0.5
+    chosen[flipped] = chosen[flipped][:, :, ::-1]
+    chosen[flipped, ..., data.LABELS] = np.take(MIRRORED, chosen[flipped, ..., data.LABELS])
     planes = torch.from_numpy(chosen).permute(0, 3, 1, 2).float()
     turn, zoom = rng.uniform(-0.06, 0.06, PARSER_BATCH), np.exp(rng.uniform(-0.25, 0.2, PARSER_BATCH))
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * zoom
