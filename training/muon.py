@@ -32,7 +32,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Steps `matrix_rate` for the spectral norm of a matrix, and Adam's `rate` for all else.
 
-    Parameters whose names contain one of `plain` are Adam's, too. Each group's "lr" is 1 times that, to be changed.
+    Parameters whose names contain one of `plain` are Adam's, too. A schedule changes each group's "lr".
     """
 
     def __init__(
