@@ -25,6 +25,7 @@ from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline, processing
 from comfyui_tryon.masker.agnostic import agnostic_mask
 from comfyui_tryon.nodes import TryOnRepaint
 from drawing import draw_pair
+from evaluate import demo_options
 from masker import figure, made_up_masker
 from models import demo_masker, demo_pipeline, folders, machine, write_published
 
@@ -78,8 +79,10 @@ def table(work: dict[str, tuple[Callable[[], Any], float]], repeat: int) -> list
 def demo(repeat: int) -> list[dict[str, str]]:
     """As workflows/demo.json has it."""
     person = np.asarray(draw_pair(1, *SENT).person)
+    options, _ = demo_options()
+    size, steps = (options["width"], options["height"]), options["num_inference_steps"]
     with torch.inference_mode():
-        work = stages(demo_pipeline(), (192, 256), steps=12, timed_steps=12, guidance=1.5, blur=2)
+        work = stages(demo_pipeline(), size, steps, steps, options["guidance_scale"], options["mask_blur"])
     masker = demo_masker()
     work["mask: SegFormer"] = (lambda: masker.mask(person, "upper", mask_grow=8), 1)
     return table(work, repeat)
@@ -108,7 +111,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="of the demo's stages")
     arguments = parser.parse_args()
     print(json.dumps(machine()))
-    report("request", demo(arguments.repeat), machine=machine(), weights="demo", size=[192, 256])
+    report("request", demo(arguments.repeat), machine=machine(), weights="demo", options=demo_options()[0])
     size = tuple(map(int, arguments.published.split("x")))
     report("request_published", published(size), machine=machine(), weights="published sizes, random", size=size)
 

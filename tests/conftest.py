@@ -1,7 +1,7 @@
 import json
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from comfyui_tryon import cpus
@@ -9,6 +9,7 @@ from comfyui_tryon.demo import SAMPLES, checkpoint
 from comfyui_tryon.engine import install
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
+from comfyui_tryon.settings import Settings, settings
 from drawing import Pair, draw_pair
 from support import tiny_diffusion
 from support.faults import add_faults
@@ -164,6 +165,20 @@ def dev(engine, tmp_path_factory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def pair() -> Pair:
     return draw_pair(3, 192, 256)
+
+
+@pytest.fixture
+def read_settings(monkeypatch) -> Iterator[Callable[..., Settings]]:
+    """Sets the given variables, if any, and reads the settings; after the test they are read again."""
+
+    def read(**variables: str) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+        return settings()
+
+    yield read
+    settings.cache_clear()
 
 
 @pytest.fixture

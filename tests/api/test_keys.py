@@ -7,21 +7,9 @@ import os
 
 import pytest
 from comfyui_tryon.keys import Keys
-from comfyui_tryon.settings import SettingsError, settings
+from comfyui_tryon.settings import SettingsError
 
 SECRET = "s3cret-of-ours"
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    def read(**variables: str):
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        settings.cache_clear()
-        return settings()
-
-    yield read
-    settings.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -49,9 +37,9 @@ def environment(monkeypatch):
         (SECRET * 1000, "longer"),
     ],
 )
-def test_a_key_that_no_caller_could_send_is_refused_at_start(environment, value, reason):
+def test_a_key_that_no_caller_could_send_is_refused_at_start(read_settings, value, reason):
     with pytest.raises(SettingsError, match="TRYON_API_KEY") as caught:
-        environment(TRYON_API_KEY=value)
+        read_settings(TRYON_API_KEY=value)
     assert reason in str(caught.value) and SECRET not in str(caught.value)
 
 

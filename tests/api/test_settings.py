@@ -1,14 +1,7 @@
 """Environment variables that look like settings and are none."""
 
 import pytest
-from comfyui_tryon.settings import Settings, SettingsError, settings
-
-
-@pytest.fixture(autouse=True)
-def read_again():
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
+from comfyui_tryon.settings import Settings, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -25,22 +18,19 @@ def read_again():
         ("TRYON_", "The README lists all settings"),
     ],
 )
-def test_an_unknown_setting_is_refused_with_the_nearest_name(monkeypatch, name, meant):
-    monkeypatch.setenv(name, "8123")
+def test_an_unknown_setting_is_refused_with_the_nearest_name(read_settings, name, meant):
     with pytest.raises(SettingsError) as caught:
-        settings()
+        read_settings(**{name: "8123"})
     message = str(caught.value)
     assert message.startswith(f"Bad settings. {name}: ") and meant in message and "8123" not in message
 
 
-def test_all_that_is_wrong_is_named_at_once(monkeypatch):
-    for name, value in {"TRYON_MAX_QUEUE": "lots", "TRYON_KEY": "k", "TRYON_WARM_UP": "1"}.items():
-        monkeypatch.setenv(name, value)
+def test_all_that_is_wrong_is_named_at_once(read_settings):
     with pytest.raises(SettingsError, match=r"TRYON_KEY.*TRYON_WARM_UP.*TRYON_WARMUP\?.*TRYON_MAX_QUEUE"):
-        settings()
+        read_settings(TRYON_MAX_QUEUE="lots", TRYON_KEY="k", TRYON_WARM_UP="1")
 
 
-def test_what_kubernetes_and_the_clients_set_is_let_be(monkeypatch):
+def test_what_kubernetes_and_the_clients_set_is_let_be(read_settings):
     links = {
         "TRYON_SERVICE_HOST": "10.0.0.1",
         "TRYON_SERVICE_PORT": "80",
@@ -53,12 +43,10 @@ def test_what_kubernetes_and_the_clients_set_is_let_be(monkeypatch):
         "TRYON_URL": "http://127.0.0.1:8000",
         "tryon_max_queue": "3",
     }
-    for name, value in links.items():
-        monkeypatch.setenv(name, value)
-    assert settings().max_queue == 3
+    assert read_settings(**links).max_queue == 3
 
 
-def test_every_setting_is_known(monkeypatch):
-    for name, field in Settings.model_fields.items():
-        monkeypatch.setenv(str(field.validation_alias or f"TRYON_{name.upper()}"), "")
-    assert settings() == Settings()
+def test_every_setting_is_known(read_settings):
+    fields = Settings.model_fields.items()
+    variables = {str(field.validation_alias or f"TRYON_{name.upper()}"): "" for name, field in fields}
+    assert read_settings(**variables) == Settings()

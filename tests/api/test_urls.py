@@ -14,7 +14,7 @@ from comfyui_tryon.hosts import UrlHosts, UrlRefused
 from comfyui_tryon.outbound import dns, network
 from comfyui_tryon.outbound import fetching as fetcher
 from comfyui_tryon.outbound.addresses import is_public
-from comfyui_tryon.settings import Settings, SettingsError, settings
+from comfyui_tryon.settings import Settings, SettingsError
 from PIL import Image
 from support.images import from_base64, to_bytes
 from support.outside import DOMAIN, answer
@@ -527,12 +527,9 @@ def test_hosts_that_may_be_set(text):
 
 
 @pytest.mark.parametrize("text", [*BAD_HOSTS, "a b.example", "a.example;b.example", "a.example b.example"])
-def test_what_is_no_host_is_refused_at_start(monkeypatch, text):
-    monkeypatch.setenv("TRYON_URL_HOSTS", f"cdn.example.com,{text}")
-    settings.cache_clear()
+def test_what_is_no_host_is_refused_at_start(read_settings, text):
     with pytest.raises(SettingsError, match=r"TRYON_URL_HOSTS.*Write names such as cdn.example.com"):
-        settings()
-    settings.cache_clear()
+        read_settings(TRYON_URL_HOSTS=f"cdn.example.com,{text}")
 
 
 @pytest.mark.parametrize(

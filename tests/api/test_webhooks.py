@@ -10,7 +10,7 @@ import pytest
 from comfyui_tryon import lifecycle, metrics, signing
 from comfyui_tryon.engine.interface import NodeFailed
 from comfyui_tryon.outbound import webhooks
-from comfyui_tryon.settings import SettingsError, settings
+from comfyui_tryon.settings import SettingsError
 from standardwebhooks.webhooks import Webhook
 from support.images import from_base64
 from support.outside import DOMAIN, answer
@@ -160,13 +160,10 @@ async def test_a_webhook_gets_json_only(calling, outside, grey, accepts):
 
 
 @pytest.mark.parametrize("secret", ["abc", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "whsec_" + "A" * 200, "x" + SECRET])
-def test_a_secret_that_is_none_is_refused_at_start_and_not_shown(monkeypatch, secret):
-    monkeypatch.setenv("TRYON_WEBHOOK_SECRET", secret)
-    settings.cache_clear()
+def test_a_secret_that_is_none_is_refused_at_start_and_not_shown(read_settings, secret):
     with pytest.raises(SettingsError, match="TRYON_WEBHOOK_SECRET.*openssl rand") as caught:
-        settings()
+        read_settings(TRYON_WEBHOOK_SECRET=secret)
     assert secret not in str(caught.value).replace("whsec_ and", "")
-    settings.cache_clear()
 
 
 @pytest.mark.parametrize(

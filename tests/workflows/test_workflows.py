@@ -20,7 +20,7 @@ from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
 from comfyui_tryon.server import Server
-from comfyui_tryon.settings import WORKFLOW_NAME, Settings, settings
+from comfyui_tryon.settings import WORKFLOW_NAME, Settings
 from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
@@ -569,16 +569,14 @@ def test_publishing_exists_only_where_it_is_not_locked(server):
 
 
 @pytest.fixture
-async def unlocked(tmp_path, monkeypatch) -> AsyncIterator[TestClient]:
+async def unlocked(tmp_path, read_settings) -> AsyncIterator[TestClient]:
     """An unlocked server of the embedded engine in this process, with the demo's weights; publishes into a folder."""
-    monkeypatch.setenv("TRYON_MODELS_DIR", str(DEMO_MODELS))
-    settings.cache_clear()
+    read_settings(TRYON_MODELS_DIR=str(DEMO_MODELS))
     chosen = Settings(workflow="demo", workflows_dir=tmp_path, locked=False, warmup=False)
     app = web.Application()
     Server(chosen, current()).attach(app)
     async with TestClient(TestServer(app)) as client:
         yield client
-    settings.cache_clear()
 
 
 async def test_publishing_over_http(unlocked, tmp_path, fields, classes):
