@@ -15,7 +15,7 @@ from PIL import Image
 from support.balancer import HAPROXY, Fleet, balance, fleet, load, name_server
 from support.faults import add_faults, body
 from support.images import to_base64
-from support.servers import ROOT, free_port
+from support.servers import NO_CERTIFICATES, ROOT, free_port
 from support.waiting import until
 
 pytestmark = pytest.mark.skipif(
@@ -40,7 +40,8 @@ def workers(tmp_path_factory) -> Iterator[Fleet]:
 
 def queue_depth(workers: Fleet) -> int:
     """Requests waiting or running on all workers."""
-    pages = [httpx.get(f"http://{address}:{workers.port}/metrics", timeout=60).text for address in workers.workers]
+    with httpx.Client(timeout=60, verify=NO_CERTIFICATES) as client:
+        pages = [client.get(f"http://{address}:{workers.port}/metrics").text for address in workers.workers]
     return sum(int(float(page.split("\ntryon_queue_depth ")[1].split()[0])) for page in pages)
 
 

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 from support.servers import (
     DEMO_MODELS,
@@ -184,8 +183,9 @@ def test_arguments_after_the_dashes_do_not_take_the_lock_away(tmp_path, folder):
     with running(str(folder), tmp_path / "log.txt", environment, arguments=arguments, wait=False) as server:
         given, server.url = server.url, f"http://127.0.0.1:{port}"
         wait_until_ready(server)
-        for path in ("/", "/prompt", "/object_info", "/ws", "/queue"):
-            assert httpx.get(server.url + path).status_code == 404
+        with server.client() as client:
+            for path in ("/", "/prompt", "/object_info", "/ws", "/queue"):
+                assert client.get(path).status_code == 404
         assert not is_open(int(given.rsplit(":", 1)[1]))
 
 

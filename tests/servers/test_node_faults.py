@@ -40,8 +40,14 @@ def send(worker: Server, name: str) -> httpx.Response:
         return client.post("/api/v1/tryon", json={"person_image": GREY, "garment_image": GREY, "workflow": name})
 
 
+def is_healthy(worker: Server) -> bool:
+    with worker.client() as client:
+        return client.get("/ping").json() == {"status": "healthy"}
+
+
 def restarts(worker: Server) -> float:
-    text = httpx.get(worker.url + "/metrics", timeout=30).text
+    with worker.client() as client:
+        text = client.get("/metrics").text
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return next(sample.value for sample in samples if sample.name == "tryon_executor_restarts_total")
 
@@ -61,7 +67,7 @@ def test_every_fault_of_a_node_fails_its_own_request_only(worker):
         if status == 422:
             assert not any(word in logged for word in ("ERROR", "!!!", "Traceback", "raised")), logged
             assert logged.count(code) == 1
-        assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
+        assert is_healthy(worker)
     assert restarts(worker) == restarted
 
 
@@ -90,7 +96,7 @@ def test_an_executor_thread_that_a_node_ends_is_replaced_and_the_queue_kept(work
             found = error(reply, 500, "node_execution_error")
             assert found["details"] == {"node": "20", "node_type": "ProbeConstructor", "title": "Made to fail"}
     assert restarts(worker) - before == (0 if engine == EMBEDDED else 2)
-    assert httpx.get(worker.url + "/ping", timeout=30).json() == {"status": "healthy"}
+    assert is_healthy(worker)
 
 
 def test_what_a_nodes_validation_raises_is_not_told(worker, engine):

@@ -63,12 +63,13 @@ def host(comfyui: Path, folder: Path, *packs: Path) -> Iterator[Server]:
     command = ("bash", "-c", START, "bash", str(comfyui), sys.executable, *options)
     with running(str(comfyui), folder / "log.txt", command=command, wait=False) as server:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(server.url + "/queue", timeout=5).status_code == 200:
-                    break
-            assert server.process.poll() is None and time.monotonic() < deadline, server.log()[-4000:]
-            time.sleep(0.2)
+        with server.client(timeout=5) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/queue").status_code == 200:
+                        break
+                assert server.process.poll() is None and time.monotonic() < deadline, server.log()[-4000:]
+                time.sleep(0.2)
         yield server
 
 

@@ -92,7 +92,9 @@ class Sent:
 def metrics(server: Server) -> Counter:
     """Counters by name, requests by outcome."""
     found = Counter()
-    for family in text_string_to_metric_families(httpx.get(server.url + "/metrics", timeout=30).text):
+    with server.client() as client:
+        text = client.get("/metrics").text
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if not sample.name.endswith(("_bucket", "_created")):
                 found[sample.labels.get("outcome", sample.name)] += sample.value
@@ -112,8 +114,8 @@ def started(server: Server, fault: str, request_id: str) -> Sent:
 
 def works(server: Server) -> bool:
     """Whether a request is answered long before a sleeping one would end."""
-    with contextlib.suppress(httpx.TimeoutException):
-        return httpx.post(server.url + "/api/v1/tryon", json=body("none"), timeout=15).status_code == 200
+    with contextlib.suppress(httpx.TimeoutException), server.client(timeout=15) as client:
+        return client.post("/api/v1/tryon", json=body("none")).status_code == 200
     return False
 
 
