@@ -200,6 +200,15 @@ def test_hands_and_face_are_kept(cloth_type):
         assert np.mean(mask[fingers]) < 0.1 and np.mean(mask[face]) < 0.1
 
 
+def test_a_speck_of_arm_at_the_hem_is_no_hand():
+    maps = label_maps(300, 400)
+    clean = masker_that_sees(maps.atr).mask(person_image(300, 400), "lower", mask_grow=4)
+    atr = maps.atr.copy()
+    atr[280:288, 125:133] = ATR_LABELS.index("Right-arm")  # below the hand, farther from the shoulder
+    speck = masker_that_sees(atr).mask(person_image(300, 400), "lower", mask_grow=4)
+    assert np.array_equal(speck, clean)
+
+
 def test_arms_and_garment_are_masked():
     maps = label_maps(300, 400)
     mask = masker_that_sees(maps.atr).mask(person_image(300, 400), "upper") > 0

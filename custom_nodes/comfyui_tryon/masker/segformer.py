@@ -49,6 +49,7 @@ _SMALLER_HEAD = 0.2  # of the largest one's area; smaller ones are in the backgr
 _LONGEST = 1024  # pixels of the label map, which is then scaled to the image
 _MIN_BODY = 0.0005  # of the image
 _HAND_TO_FACE = 1.2  # a hand's length in square roots of the area labelled face
+_SPECK_TO_FACE = 0.1  # of that area; a smaller piece of an arm is the parser's mistake
 
 
 class SegformerMasker(ParserMasker):
@@ -226,9 +227,20 @@ def _hands(atr: np.ndarray) -> np.ndarray:
         return hands
     reach = _HAND_TO_FACE * len(face) ** 0.5
     for label in ("Left-arm", "Right-arm"):
-        arm = np.argwhere(atr == ATR_LABELS.index(label))
+        arm = np.argwhere(_without_specks(atr == ATR_LABELS.index(label), _SPECK_TO_FACE * len(face)))
         if len(arm):
             root = arm[np.linalg.norm(arm - face.mean(0), axis=1).argmin()]
             tip = arm[np.linalg.norm(arm - root, axis=1).argmax()]
             hands[tuple(arm[np.linalg.norm(arm - tip, axis=1) <= reach].T)] = True
     return hands
+
+
+def _without_specks(plane: np.ndarray, smallest: float) -> np.ndarray:
+    """Returns those 8-connected pieces of a bool plane (H, W) that have `smallest` pixels, and the largest in any case.
+
+    A speck at somebody's hem would pass for the hand, since it is farther away than the hand itself.
+    """
+    pieces, number = ndimage.label(plane, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=number + 1)
+    sizes[0] = 0
+    return np.isin(pieces, np.flatnonzero((sizes >= smallest) | (sizes == sizes.max()))) & plane
