@@ -21,10 +21,12 @@ from common import report  # puts this project on the path
 import numpy as np
 from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline
 from drawing import draw_pair
+from evaluate import demo_options
 from models import demo_pipeline, folders, machine, psnr, ssim
 from PIL import Image
 
-WIDTH, HEIGHT, STEPS, GUIDANCE = 192, 256, 50, 2.0  # the demo's size
+DEMO, _ = demo_options()
+WIDTH, HEIGHT, STEPS, GUIDANCE = DEMO["width"], DEMO["height"], 50, 2.0
 FIRST_PAIR = 900_000  # away from what the weights were trained on
 
 # scheduler, part of the steps, guided part of them
