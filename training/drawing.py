@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from scipy.spatial import cKDTree
 
 SUPERSAMPLING = 2
 CELL = 8  # pixels of an image in one of `Pair.sources`
+PRINT = (-25.0, 22.0, 25.0, 48.0)  # left, top, right and bottom of a print on the cloth, in units
 NEAR = 8.0  # units on the cloth between what is worn and its source, at most
 CLOTH_TYPES = ("upper", "lower", "overall")
 BACKGROUND, HAIR, UPPER, SKIRT, PANTS, DRESS, FACE = 0, 2, 4, 5, 6, 7, 11
@@ -62,8 +64,9 @@ class Pair:
     person: somebody wearing something; garment: another garment flat on white; worn: the person wearing `garment`.
     mask: 255 where the garment goes, else 0; outside it `worn` equals `person`. labels: ATR classes 0 to 17 of
     `person`. dressed: L, 255 where `worn` shows `garment`. cloth_type: "upper", "lower" or "overall". beyond: `worn`
-    without the mask's limit. sources: int16 (H // 8, W // 8), for every cell of `beyond` the number of the cell of
-    `garment`, row by row, that shows the same piece of cloth; -1 where there is none.
+    without the mask's limit. print_box: left, top, right and bottom of the letters on it, if it has any. sources: int16
+    (H // 8, W // 8), for every cell of `beyond` the number of the cell of `garment`, row by row, that shows the same
+    piece of cloth; -1 where there is none.
     """
 
     person: Image.Image
@@ -74,6 +77,7 @@ class Pair:
     dressed: Image.Image
     cloth_type: str
     beyond: Image.Image
+    print_box: tuple[int, int, int, int] | None
     sources: np.ndarray
 
 
@@ -122,6 +126,12 @@ class Garment:
     hem: float
     ease: float
     flare: float
+
+    @property
+    def word(self) -> str:
+        """Three or four letters, for the pattern that has some."""
+        number = int(self.period * 1e9)
+        return "".join(chr(ord("A") + number // 26**place % 26) for place in range(3 + number // 26**4 % 2))
 
 
 class Camera:
@@ -256,8 +266,21 @@ def draw_pair(seed: int, width: int = 384, height: int = 512) -> Pair:
         dressed=ImageChops.multiply(dressed, mask),
         cloth_type=cloth_type,
         beyond=after_picture,
+        print_box=_print_box(worn, label) if garment.pattern == "letters" else None,
         sources=_sources(worn.cloth, worn.labels, label, laid),
     )
+
+
+def _print_box(worn: Canvas, label: int) -> tuple[int, int, int, int] | None:
+    """Finds `Pair.print_box` on a garment with a label."""
+    piece, u, v = np.moveaxis(worn.cloth, -1, 0)
+    left, top, right, bottom = PRINT
+    there = (piece == 1) & (left < u) & (u < right) & (top < v) & (v < bottom) & (np.asarray(worn.labels) == label)
+    rows, columns = np.nonzero(there)
+    if not len(rows):
+        return None
+    box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return tuple(int(side) // SUPERSAMPLING for side in box)
 
 
 def _sources(worn: np.ndarray, labels: Image.Image, label: int, flat: np.ndarray) -> np.ndarray:
@@ -311,11 +334,13 @@ def _body(rng: np.random.Generator) -> Body:
 def _garment(rng: np.random.Generator, kind: str) -> Garment:
     fabrics = np.array(FABRICS)[rng.choice(len(FABRICS), 3, replace=False)]
     colours = tuple(tuple(np.clip(fabric + rng.integers(-14, 15, 3), 8, 250).tolist()) for fabric in fabrics)
-    patterns = ["solid", "solid", "stripes", "checks", "dots", "gradient", "block", "logo"]
+    patterns = ["solid", "letters", "stripes", "checks", "dots", "gradient", "block", "logo"]
+    if kind in ("pants", "skirt"):
+        patterns = ["solid", "solid", *patterns[2:6]]
     return Garment(
         kind=kind,
         colours=colours,
-        pattern=str(rng.choice(patterns[:6] if kind in ("pants", "skirt") else patterns)),
+        pattern=str(rng.choice(patterns)),
         period=rng.uniform(15, 26),
         angle=float(rng.choice([0, 0, np.pi / 2, np.pi / 4])),
         sleeve=float(rng.choice([0.0, 0.26, 0.34, 0.55, 0.94, 0.94] if kind == "top" else [0.0, 0.0, 0.28, 0.94])),
@@ -347,9 +372,32 @@ def _weave(garment: Garment, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         v = v - 40
         share = ((u**2 + v**2 < 190) if garment.angle == 0 else (np.maximum(abs(u), abs(v)) < 12)) * 1.0
         share = share * ~((abs(u) < 4) & (abs(v) < 8))
+    elif garment.pattern == "letters":
+        share = _letters(u, v, garment.word)
     else:
         share = np.zeros_like(u)
     return main + (second - main) * share[..., None]
+
+
+def _letters(u: np.ndarray, v: np.ndarray, word: str) -> np.ndarray:
+    """How much of (u, v) is printed with a word, 0 to 1, that fills `PRINT`."""
+    left, top, right, bottom = PRINT
+    printed = _printed(word)
+    height, width = printed.shape
+    column = np.floor((u - left) / (right - left) * width).astype(int)
+    row = np.floor((v - top) / (bottom - top) * height).astype(int)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return np.where(inside, printed[np.where(inside, row, 0), np.where(inside, column, 0)], 0.0)
+
+
+@lru_cache(1)
+def _printed(word: str) -> np.ndarray:
+    """Returns bold letters that reach all four edges, float32 (256, 512), 0 to 1."""
+    font, stroke = ImageFont.load_default(200), 9
+    left, top, right, bottom = (int(side) for side in font.getbbox(word, stroke_width=stroke))
+    image = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(image).text((-left, -top), word, 255, font, stroke_width=stroke)
+    return np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR), np.float32) / 255
 
 
 # Shapes
@@ -470,7 +518,7 @@ def _paint_sleeve(canvas: Canvas, body: Body, garment: Garment, side: int, flat:
     widths = (wide + 1, wide * 0.92, wide * 0.72) if long else (wide + 1, wide + 0.5, wide)
     label = LABELS[garment.kind]
     plain = garment.colours[1] if garment.sleeve_colour else garment.colours[0]
-    is_plain = garment.sleeve_colour or garment.pattern in ("logo", "block")
+    is_plain = garment.sleeve_colour or garment.pattern in ("logo", "letters", "block")
 
     def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         points = np.stack([x, y], -1)

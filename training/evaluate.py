@@ -114,8 +114,7 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 def prints(pairs: list[Pair], made: list[Image.Image]) -> Iterator[tuple[Image.Image, Image.Image]]:
     """Yields the surroundings of each print, as it was made and as it truly is."""
     for pair, image in zip(pairs, made, strict=True):
-        box = getattr(pair, "print_box", None)
-        if box:
+        if box := pair.print_box:
             margin = (box[2] - box[0]) // 8
             near = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
             yield image.crop(near), pair.worn.crop(near)

@@ -95,6 +95,22 @@ def test_sources_are_the_cells_with_the_same_cloth(pairs):
     assert np.mean(same) < 0.8 * np.mean(other)
 
 
+def test_letters_fill_their_box_and_the_cloth_below_is_plain():
+    pairs = [draw_pair(seed, 192, 256) for seed in range(60)]
+    printed = [pair for pair in pairs if pair.print_box]
+    assert len(printed) >= 3 and not any(pair.cloth_type == "lower" for pair in printed)
+    contrasts = []
+    for pair in printed:
+        left, top, right, bottom = pair.print_box
+        below = left, bottom + 2, right, bottom + 2 + (bottom - top) // 2
+        inside, plain = (
+            pixels(pair.worn.crop(box))[pixels(pair.dressed.crop(box)) > 0].std(0).mean()
+            for box in (pair.print_box, below)
+        )
+        contrasts.append(inside / plain)
+    assert np.median(contrasts) > 2
+
+
 def test_beyond_the_mask_is_what_worn_shows_inside(pairs):
     for pair in pairs:
         limited = Image.composite(pair.beyond, pair.person, pair.mask)
