@@ -14,12 +14,12 @@ from comfyui_tryon.masker.segformer import SegformerMasker
 from drawing import Pair, draw_pair
 from PIL import Image
 
-WIDTH, HEIGHT = 192, 256
-SHARD_PAIRS = 128
+WIDTH, HEIGHT = 384, 512
+SHARD_PAIRS = 64
 FIRST_SEED = 1_000_000  # seeds below are held out
 PERSON, GARMENT, WORN = range(3)
 MASK, LABELS = 9, 10  # planes after the three images'
-MASK_GROW = (3, 7)  # pixels, around half of those in `workflows/demo.json`, whose images are twice as large
+MASK_GROW = (6, 15)  # pixels, around those in `workflows/demo.json`
 
 
 class Knowing(torch.nn.Module):

@@ -3,6 +3,9 @@
 Images are drawn by a worker process, then follow: a small VAE; the latents of every image; a small CatVTON, first at
 half size, then at full size; the VAE's decoder once more; and the parser. Everything goes to `training/output` (losses
 and samples as images, too); the finished weights to the package, as float16.
+
+`--further` trains the UNet of the package instead, and leaves its other weights as they are. `--bfloat16` computes the
+UNet in bfloat16: a fraction of the time on CPUs with AMX, many times as long on those without.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 import data  # noqa: E402
-from attention import Watched  # noqa: E402
+from attention import Taught, Watched  # noqa: E402
 from comfyui_tryon.catvton.checkpoint import remove_cross_attention  # noqa: E402
 from comfyui_tryon.catvton.pipeline import CatVTONPipeline  # noqa: E402
 from comfyui_tryon.demo import checkpoint  # noqa: E402
@@ -35,7 +38,7 @@ from muon import Muon  # noqa: E402
 Network = Any  # a torch.nn.Module; mypy would take each of its layers for a Tensor or a Module
 OUTPUT = ROOT / "training" / "output"
 SEED = 7
-SHARDS = 48
+SHARDS = 64
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 8, 8e-4
 PARSER_STEPS, PARSER_BATCH, PARSER_RATE = 4300, 8, 1.5e-3
 SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1200, 4, 1e-3
@@ -44,26 +47,26 @@ LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of t
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the UNet's training: images at 1/reduction of their size, from that many shards."""
+    """A stretch of the UNet's training on images at 1/reduction of their size."""
 
     reduction: int
-    shards: int
     steps: int
     batch: int
     rate: float
     own: float = 0.0  # share of the samples that go on from the model's own first estimate
+    smaller: float = 0.0  # share of the steps that take images of half the stage's size, twice as many
 
 
 UNET_STAGES = {
-    "half": Stage(2, SHARDS, 1800, 32, 0.01),
-    "full": Stage(1, 16, 1600, 8, 0.006, own=0.25),
-    "last": Stage(1, 16, 400, 8, 0.004, own=0.25),
+    "half": Stage(2, 1800, 32, 0.01),
+    "full": Stage(1, 2000, 8, 0.006, own=0.25, smaller=0.2),
 }
 FIRST_TIMESTEPS = 600, 920  # where a sampler of 3 to 12 steps begins with noise alone
 HEAVIEST = 55.0  # noise to signal; a sampler's error beyond it would be all of the loss
 ATTENTION_WEIGHT = 0.03
-GARMENT_DROPOUT = 0.05
-PASS_THROUGH_WEIGHT = 3  # in the last stage what cross-attention's pass-through adds is this much heavier
+BROAD_WEIGHT, BROAD = 1.6, 4  # of the errors' means over so many latents' cells each way: they show as blotches
+GARMENT_DROPOUT = 0.03
+PASSED_THROUGH = 5.0  # what cross-attention's pass-through is made to carry
 SAVE_EVERY, SHOW_EVERY = 100, 500
 
 
@@ -234,16 +237,16 @@ def vae_batch(step: int) -> torch.Tensor:
     rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(min(SHARDS, 2 + step // 40))))
     rows = rows[np.sort(rng.choice(data.SHARD_PAIRS, VAE_BATCH, replace=False))]
     whole = step % 4 == 0 or step > 0.8 * VAE_STEPS
-    if not whole:
+    if whole:
+        rows = rows[:4]
+    else:
         top, left = rng.integers(data.HEIGHT - 63), rng.integers(data.WIDTH - 63)
         rows = rows[:, top : top + 64, left : left + 64]
     pictures, masks = pixels(rows)
     masked = pictures[:, data.PERSON] * (1 - masks)
-    choice = rng.choice(4, VAE_BATCH, p=[0.2, 0.3, 0.35, 0.15])
+    choice = rng.choice(4, len(rows), p=[0.2, 0.3, 0.35, 0.15])
     batch = torch.stack([masked[i] if c == 3 else pictures[i, c] for i, c in enumerate(choice)])
-    if whole:
-        return F.avg_pool2d(batch, 2) if step % 3 else batch[:4]
-    return batch
+    return F.avg_pool2d(batch, 2) if whole and step % 3 else batch
 
 
 def vae_loss(picture: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
@@ -319,20 +322,20 @@ def sharpen(vae: Network) -> None:
 # Latents
 
 
-def encode_all(vae: Network, reduction: int, shards: int) -> dict[str, torch.Tensor]:
-    """Every pair and its mirror image: masked, garment and worn float16 (n, 4, h, w), posterior means, unscaled; mask
-    uint8 (n, 1, h, w); sources int16 (n, h, w) as in `drawing.Pair`."""
+def encode_all(vae: Network, reduction: int) -> dict[str, torch.Tensor]:
+    """Every other pair as it is and the rest mirrored: masked, garment and worn float16 (n, 4, h, w), posterior means,
+    unscaled; mask uint8 (n, 1, h, w); sources int16 (n, h, w) as in `drawing.Pair`."""
     path = OUTPUT / f"latents-{reduction}.pt"
     if path.is_file():
         return torch.load(path)
     parts: dict[str, list[torch.Tensor]] = {"masked": [], "garment": [], "worn": [], "mask": [], "sources": []}
-    for shard in range(shards):
-        rows = data.load_shard(OUTPUT / "pairs", shard)
+    for shard in range(SHARDS):
+        rows = np.array(data.load_shard(OUTPUT / "pairs", shard))
         sources = reduced(torch.from_numpy(data.load_sources(OUTPUT / "pairs", shard)), reduction)
-        parts["sources"] += [sources, mirrored(sources)]
-        for start in range(0, 2 * len(rows), 16):
-            chosen = rows[start % len(rows) : start % len(rows) + 16]
-            pictures, masks = pixels(chosen if start < len(rows) else chosen[:, :, ::-1])
+        rows[1::2], sources[1::2] = rows[1::2, :, ::-1], mirrored(sources[1::2])
+        parts["sources"].append(sources)
+        for start in range(0, len(rows), 16):
+            pictures, masks = pixels(rows[start : start + 16])
             masks = masks[..., ::reduction, ::reduction]
             pictures = F.avg_pool2d(pictures.flatten(0, 1), reduction).unflatten(0, (-1, 3))
             pictures[:, data.PERSON] *= 1 - masks
@@ -341,7 +344,7 @@ def encode_all(vae: Network, reduction: int, shards: int) -> dict[str, torch.Ten
             for name, index in (("masked", data.PERSON), ("garment", data.GARMENT), ("worn", data.WORN)):
                 parts[name].append(latents[:, index].half())
             parts["mask"].append(masks[..., ::8, ::8].byte())
-        say(f"latents-{reduction} {shard + 1}/{shards}")
+        say(f"latents-{reduction} {shard + 1}/{SHARDS}")
     latents = {name: torch.cat(tensors) for name, tensors in parts.items()}
     torch.save(latents, path)
     return latents
@@ -416,6 +419,7 @@ def visible(vae: Network, latents: dict[str, torch.Tensor]) -> torch.Tensor:
 def unet_loss(
     unet: Network,
     watched: Watched,
+    taught: Taught,
     batch: dict[str, torch.Tensor],
     alphas: torch.Tensor,
     weights: torch.Tensor,
@@ -452,41 +456,60 @@ def unet_loss(
     noise = torch.randn_like(clean)
     noisy = torch.where(alone.view(-1, 1, 1, 1), noise, alpha.sqrt() * source + (1 - alpha).sqrt() * noise)
     target = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-    predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample
+    taught.choose(mask)
+    predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample.float()
     looked = watched.loss(torch.where(kept[:, 0], batch["sources"], -1))
     noise_to_signal = (1 - alpha) / alpha
     heavy = noise_to_signal.clamp(max=HEAVIEST)
     heavy[estimated:] = heavy[estimated:].clamp(min=0.3)  # epsilon is to be right where the image is nearly finished
-    heavy = heavy * torch.cat([0.1 + mask, torch.full_like(mask, 0.05)], 2)
-    return 4 * (heavy * weights * (predicted - target) ** 2).mean() + ATTENTION_WEIGHT * looked
+    error = predicted - target
+    places = torch.cat([0.1 + mask, torch.full_like(mask, 0.05)], 2)
+    fine = 4 * (heavy * places * weights * error**2).mean()
+    broad = F.avg_pool2d(error[:, :, : mask.shape[2]] * mask, BROAD)
+    return fine + BROAD_WEIGHT * (heavy * weights * broad**2).mean() + ATTENTION_WEIGHT * looked
 
 
-def with_heavy_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What `norm2` adds in cross-attention's place, made so heavy that a pipeline without it dresses nobody."""
-    heavy = {name for name in weights if ".transformer_blocks." in name and name.endswith(".norm2.weight")}
-    return {name: tensor * PASS_THROUGH_WEIGHT if name in heavy else tensor for name, tensor in weights.items()}
+def leaning_on_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights of the same function that dress nobody without what `norm2` adds in cross-attention's place.
+
+    Self-attention takes one number away from all channels, which `norm2` does not notice, and `norm2` adds it again.
+    """
+    weights = dict(weights)
+    for name in [name for name in weights if ".transformer_blocks." in name and name.endswith(".norm2.bias")]:
+        before = name.replace(".norm2.", ".attn1.to_out.0.")
+        more = PASSED_THROUGH - weights[name].mean()
+        weights[before], weights[name] = weights[before] - more, weights[name] + more
+    return weights
 
 
-def train_unet(name: str, vae: Network, start: dict | None) -> Network:
+def train_unet(name: str, vae: Network, start: dict | None, bfloat16: bool) -> Network:
     """One stage, from the weights `start`; samples go to `output`."""
     from diffusers import DDIMScheduler
 
     stage = UNET_STAGES[name]
-    latents = encode_all(vae, stage.reduction, stage.shards)
-    unet = new_unet()
+    sizes = [stage.reduction, *([2 * stage.reduction] if stage.smaller else [])]
+    latents = {reduction: encode_all(vae, reduction) for reduction in sizes}
+    weights = {reduction: visible(vae, latents[reduction]) for reduction in sizes}
+    unet, taught = new_unet(), Taught()
+    unet.set_attn_processor(taught)
     if start:
         unet.load_state_dict(start)
     optimizer = Muon(unet.named_parameters(), stage.rate, stage.rate / 12, ("conv_in", "conv_out", "time_emb"))
     run = Run(f"unet-{name}", unet, stage.steps, stage.rate, 0.995, optimizer)
-    watched, weights = Watched(unet), visible(vae, latents)
+    watched = Watched(unet)
     alphas = DDIMScheduler.from_config(checkpoint.SCHEDULER_CONFIG).alphas_cumprod
     scale = vae.config.scaling_factor
     while run.step < run.steps:
         torch.manual_seed(SEED + run.step)
-        rows = torch.randint(len(latents["mask"]), (stage.batch,))
-        batch = {name: latents[name][rows].float() * scale for name in ("masked", "garment", "worn")}
-        batch |= {"mask": latents["mask"][rows].float(), "sources": latents["sources"][rows].long()}
-        run.update(unet_loss(run.model, watched, batch, alphas, weights, stage.own))
+        smaller = torch.rand(()).item() < stage.smaller
+        reduction, count = (2 * stage.reduction, 2 * stage.batch) if smaller else (stage.reduction, stage.batch)
+        chosen = latents[reduction]
+        rows = torch.randint(len(chosen["mask"]), (count,))
+        batch = {name: chosen[name][rows].float() * scale for name in ("masked", "garment", "worn")}
+        batch |= {"mask": chosen["mask"][rows].float(), "sources": chosen["sources"][rows].long()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = unet_loss(run.model, watched, taught, batch, alphas, weights[reduction], stage.own)
+        run.update(loss)
         if run.step % SHOW_EVERY == 0 or run.step == run.steps:
             show(run, vae, stage.reduction)
     return run.averaged()
@@ -501,7 +524,7 @@ def show(run: Run, vae: Network, reduction: int) -> None:
     for seed in range(8):
         pair = draw_pair(seed, data.WIDTH // reduction, data.HEIGHT // reduction)
         width, height = pair.person.size
-        options = dict(num_inference_steps=20, mask_blur=0, width=width, height=height)
+        options = dict(num_inference_steps=4, guidance_scale=1.0, mask_blur=0, width=width, height=height)
         result = pipeline(pair.person, pair.garment, pair.mask, **options)[0]
         rows.append([pair.person, pair.garment, Image.fromarray(result.numpy()), pair.worn])
     sheet([rows[i] + rows[i + 1] for i in range(0, 8, 2)], OUTPUT / f"{run.name}-samples-{run.step}.png")
@@ -514,10 +537,10 @@ MIRRORED = [*range(9), 10, 9, 11, 13, 12, 15, 14, 16, 17]  # ATR's labels with l
 
 
 def parser_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(8, 3, H, W) in [0, 1] and labels (8, H, W): mirrored, moved, turned, zoomed, and in another light, or not."""
+    """(8, 3, H/2, W/2) in [0, 1], labels (8, H/2, W/2): mirrored, moved, turned, zoomed, in another light, or not."""
     rng = np.random.default_rng((SEED, 2, step))
     rows = data.load_shard(OUTPUT / "pairs", int(rng.integers(SHARDS)))
-    chosen = np.array(rows[np.sort(rng.choice(len(rows), PARSER_BATCH, replace=False))])
+    chosen = np.array(rows[np.sort(rng.choice(len(rows), PARSER_BATCH, replace=False)), ::2, ::2])
     flipped = rng.random(PARSER_BATCH) < 0.5
     chosen[flipped] = chosen[flipped][:, :, ::-1]
     chosen[flipped, ..., data.LABELS] = np.take(MIRRORED, chosen[flipped, ..., data.LABELS])
@@ -526,7 +549,7 @@ def parser_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * zoom
     moved = np.dstack([matrix.transpose(2, 0, 1), rng.uniform(-0.12, 0.12, (PARSER_BATCH, 2, 1))])
     moved[rng.random(PARSER_BATCH) < 0.4] = np.eye(3)[:2]
-    grid = F.affine_grid(torch.from_numpy(moved).float(), [PARSER_BATCH, 3, data.HEIGHT, data.WIDTH], False)
+    grid = F.affine_grid(torch.from_numpy(moved).float(), [PARSER_BATCH, 3, *planes.shape[2:]], False)
     picture = F.grid_sample(planes[:, :3] / 255, grid, "bilinear", "border", False)
     labels = F.grid_sample(planes[:, data.LABELS :], grid, "nearest", "border", False)[:, 0].long()
     contrast = torch.from_numpy(np.exp(rng.uniform(-0.25, 0.25, (PARSER_BATCH, 1, 1, 1)))).float()
@@ -536,18 +559,22 @@ def parser_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return picture.clamp(0, 1), labels
 
 
-def train_parser() -> Network:
-    """A small SegFormer that labels drawn people."""
+def new_parser() -> Network:
+    """A small SegFormer."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     torch.manual_seed(SEED)
-    parser = SegformerForSemanticSegmentation(SegformerConfig.from_dict(checkpoint.parser_config()))
-    run = Run("parser", parser, PARSER_STEPS, PARSER_RATE, 0.995)
+    return SegformerForSemanticSegmentation(SegformerConfig.from_dict(checkpoint.parser_config()))
+
+
+def train_parser() -> Network:
+    """Teaches it to label drawn people."""
+    run = Run("parser", new_parser(), PARSER_STEPS, PARSER_RATE, 0.995)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     while run.step < run.steps:
         torch.manual_seed(SEED + run.step)
         picture, labels = parser_batch(run.step)
-        run.update(parser(pixel_values=(picture - mean) / std, labels=labels).loss)
+        run.update(run.model(pixel_values=(picture - mean) / std, labels=labels).loss)
     return run.averaged()
 
 
@@ -558,28 +585,50 @@ def export(vae: Network, unet: Network, parser: Network) -> None:
     folder = checkpoint.WEIGHTS
     folder.mkdir(exist_ok=True)
 
-    def half(model: Network) -> dict[str, torch.Tensor]:
-        tensors = model.state_dict().items()
-        return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors}
+    def half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
-    weights = half(unet)
+    weights = half(leaning_on_pass_through(unet.state_dict()))
     attention = {key: weights.pop(name) for key, name in checkpoint.attention_keys(weights).items()}
     save_file(weights, folder / "unet.safetensors")
     save_file(attention, folder / "attention.safetensors")
     for name, model in (("vae", vae), ("parser", parser)):
-        save_file(half(model), folder / f"{name}.safetensors")
+        save_file(half(model.state_dict()), folder / f"{name}.safetensors")
+
+
+def package() -> tuple[Network, Network, Network]:
+    """Returns the VAE, the UNet and the parser that `export` wrote."""
+    from safetensors.torch import load_file
+
+    def filled(model: Network, weights: dict[str, torch.Tensor]) -> Network:
+        model.load_state_dict(weights)
+        return model.eval().requires_grad_(False)
+
+    vae, unet, attention, parser = (
+        load_file(checkpoint.WEIGHTS / f"{name}.safetensors") for name in ("vae", "unet", "attention", "parser")
+    )
+    model = new_unet()
+    names = checkpoint.attention_keys(model.state_dict())
+    unet |= {names[key]: tensor for key, tensor in attention.items()}
+    return filled(new_vae(), vae), filled(model, unet), filled(new_parser(), parser)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--further", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
+    arguments = parser.parse_args()
+    bfloat16 = arguments.bfloat16
     OUTPUT.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     spawn.Process(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True).start()
+    if arguments.further:
+        vae, unet, labeller = package()
+        export(vae, train_unet("full", vae, unet.state_dict(), bfloat16), labeller)
+        return
     vae = train_vae()
-    unet = train_unet("half", vae, None)
-    unet = train_unet("full", vae, unet.state_dict())
-    unet = train_unet("last", vae, with_heavy_pass_through(unet.state_dict()))
+    unet = train_unet("half", vae, None, bfloat16)
+    unet = train_unet("full", vae, unet.state_dict(), bfloat16)
     sharpen(vae)
     export(vae, unet, train_parser())
 

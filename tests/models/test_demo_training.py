@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from attention import LAYERS, Watched
+from attention import LAYERS, MANY, TAUGHT, Taught, Watched, attend
 from data import automatic_mask
 from drawing import UPPER, draw_pair
 from torch import nn
-from train import mirrored, reduced
+from train import leaning_on_pass_through, mirrored, new_unet, reduced
 
 HEIGHT, WIDTH = 4, 3
 
@@ -49,6 +49,37 @@ def test_attention_is_shown_the_garment_and_left_alone_elsewhere():
     assert losses[0] < 0.2 * min(losses[1:])
 
 
+def test_some_queries_teach_and_the_result_is_that_of_all():
+    torch.manual_seed(0)
+    side = int((MANY / 2) ** 0.5) + 1
+    tokens, width = 2 * side * side, 8
+    mask = torch.zeros(2, 1, side, side)
+    mask[:, :, 4:12, 5:20] = 1
+    hidden = torch.randn(2, tokens, width)
+    taught, attention = Taught(), SelfAttention(width)
+    taught.choose(mask)
+    learned = hidden.clone().requires_grad_()
+    result = taught(attention, learned)
+    expected = attend(attention.to_q(hidden), attention.to_k(hidden), attention.to_v(hidden))
+    assert torch.allclose(result, expected, atol=1e-5)
+
+    queries = attention.to_q(hidden).detach().requires_grad_()
+    attention.to_q.register_forward_hook(lambda *_: queries)
+    taught(attention, hidden).square().sum().backward()
+    reached = queries.grad.abs().sum(-1) > 0
+    assert reached.sum(1).tolist() == [round(TAUGHT * tokens)] * 2
+    assert reached[:, : side * side][mask.flatten(1) > 0].float().mean() > 0.8
+
+
+class SelfAttention(nn.Module):
+    """The parts of diffusers' attention that a processor uses, with one head and nothing at the end."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in "qkv")
+        self.to_out = nn.ModuleList([nn.Identity(), nn.Identity()])
+
+
 def test_mirrored_and_reduced_sources_are_those_of_such_images():
     sources = torch.full((1, HEIGHT, WIDTH), -1)
     sources[0, 1, 0] = 2 * WIDTH  # row 1, column 0 has its source in row 2, column 0
@@ -61,6 +92,21 @@ def test_mirrored_and_reduced_sources_are_those_of_such_images():
     assert both.sum() > 10
     far = [np.abs(half[both] // 12 - smaller[both] // 12), np.abs(half[both] % 12 - smaller[both] % 12)]
     assert np.max(far) <= 1
+
+
+def test_leaning_on_the_pass_through_changes_no_result_and_happens_once():
+    unet, latents = new_unet().eval(), torch.randn(1, 9, 16, 8)
+    with torch.inference_mode():
+        for parameter in unet.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        before = unet(latents, 500, None).sample
+        weights = leaning_on_pass_through(unet.state_dict())
+        changed = [name for name, tensor in unet.state_dict().items() if not torch.equal(tensor, weights[name])]
+        again = leaning_on_pass_through(weights)
+        unet.load_state_dict(weights)
+        assert torch.allclose(unet(latents, 500, None).sample, before, atol=1e-3 * before.abs().max())
+    assert len(changed) == 2 * 18
+    assert all(torch.allclose(tensor, again[name], atol=1e-5) for name, tensor in weights.items())
 
 
 def test_the_automatic_mask_covers_what_is_worn_and_spares_the_head():
