@@ -55,14 +55,14 @@ async def test_cloth_types_go_by_other_names_too(api, grey):
 
 async def test_parameters_reach_the_nodes_and_the_rest_is_the_workflows(api, grey):
     client = await api()
-    asked = {"seed": 3, "num_inference_steps": 4, "guidance_scale": 5.5, "cloth_type": "Dress", "width": 128}
+    asked = {"seed": 3, "num_inference_steps": 6, "guidance_scale": 5.5, "cloth_type": "Dress", "width": 128}
     await client.tryon(grey | asked)
     inputs = client.engine.runs[0].prompt["7"]["inputs"]
-    assert (inputs["seed"], inputs["steps"], inputs["cfg"], inputs["width"]) == (3, 4, 5.5, 128)
+    assert (inputs["seed"], inputs["steps"], inputs["cfg"], inputs["width"]) == (3, 6, 5.5, 128)
     assert client.engine.runs[0].prompt["4"]["inputs"]["cloth_type"] == "overall"
     await client.tryon(grey)
     theirs = client.engine.runs[1].prompt["7"]["inputs"]
-    assert theirs["steps"] != 4 and theirs["width"] != 128
+    assert theirs["steps"] != 6 and theirs["width"] != 128
 
 
 async def test_the_images_never_enter_the_prompt(api, grey):

@@ -69,7 +69,7 @@ def plain(folder):
               if name.startswith(part) and name.endswith(".attn1")]  # fmt: skip
     renamed = {f"{block}.{key.partition('.')[2]}": tensor for index, block in zip(indices, blocks)
                for key, tensor in attention.items() if int(key.split(".")[0]) == index}  # fmt: skip
-    assert len(renamed) == 80 and not unet.load_state_dict(renamed, strict=False).unexpected_keys
+    assert len(renamed) == 90 and not unet.load_state_dict(renamed, strict=False).unexpected_keys
     vae = AutoencoderKL.from_pretrained(folder / "sd-vae-ft-mse", low_cpu_mem_usage=False).eval()
     return reference.Published(reference.skip_cross_attention(unet), vae)
 

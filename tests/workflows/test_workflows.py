@@ -473,7 +473,7 @@ def test_every_workflow_is_described(server):
     with server.client() as client:
         found = listed(client)["demo"]
     assert found["default"] and "problem" not in found and found["mask"] == "optional" and found["outputs"] == ["9"]
-    assert found["parameters"]["num_inference_steps"] == 8 and found["bound"]["num_inference_steps"] == ["7.steps"]
+    assert found["parameters"]["num_inference_steps"] == 4 and found["bound"]["num_inference_steps"] == ["7.steps"]
 
 
 def test_the_published_workflow_answers_with_its_last_preview(server, fields):
