@@ -4,8 +4,8 @@ Images are drawn by a worker process, then follow: a small VAE; the latents of e
 half size, then at full size; the VAE's decoder once more; and the parser. Everything goes to `training/output` (losses
 and samples as images, too); the finished weights to the package, as float16.
 
-`--further` trains the UNet of the package instead, and leaves its other weights as they are. `--bfloat16` computes the
-UNet in bfloat16: a fraction of the time on CPUs with AMX, many times as long on those without.
+`--further` trains the UNet of the package instead, in `training/output/further`, and leaves its other weights as they
+are. `--bfloat16` computes the UNet in bfloat16: a fraction of the time on CPUs with AMX, many times as long on others.
 """
 
 from __future__ import annotations
@@ -619,6 +619,9 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     arguments = parser.parse_args()
     bfloat16 = arguments.bfloat16
+    if arguments.further:
+        global OUTPUT
+        OUTPUT /= "further"  # apart from a run from nothing, whose VAE has other latents
     OUTPUT.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     spawn.Process(target=data.draw_shards, args=(OUTPUT / "pairs", SHARDS), daemon=True).start()
