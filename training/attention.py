@@ -91,7 +91,7 @@ class Taught:
             result = attend(queries, keys, values)
         else:
             order = self.order[..., None].expand(-1, -1, width)
-            taught, rest = queries.gather(1, order).split([round(TAUGHT * tokens), tokens - round(TAUGHT * tokens)], 1)
+            taught, rest = queries.gather(1, order).tensor_split([round(TAUGHT * tokens)], 1)
             with torch.no_grad():
                 untaught = attend(rest, keys, values)
             result = torch.cat([attend(taught, keys, values), untaught], 1).gather(1, order.argsort(1))
