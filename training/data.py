@@ -1,11 +1,15 @@
-"""Training images: drawn ahead of time into shards by one worker process, read back as memory maps."""
+"""Training images: drawn ahead of time into shards by worker processes, read back as memory maps."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +18,9 @@ from comfyui_tryon.masker.segformer import SegformerMasker
 from drawing import Pair, draw_pair
 from PIL import Image
 
+T = TypeVar("T")
 WIDTH, HEIGHT = 384, 512
-SHARD_PAIRS = 64
+SHARD_PAIRS, SHARDS = 64, 64
 FIRST_SEED = 1_000_000  # seeds below are held out
 PERSON, GARMENT, WORN = range(3)
 MASK, LABELS = 9, 10  # planes after the three images'
@@ -41,13 +46,14 @@ def automatic_mask(pair: Pair, mask_grow: int) -> Image.Image:
     return Image.fromarray(masker.mask(np.asarray(pair.person), pair.cloth_type, mask_grow=mask_grow))
 
 
-def draw_shards(folder: Path, count: int) -> None:
-    """Write those of the shards 0 to count - 1 that are missing; `load_shard` and `load_sources` say what is in one.
+def draw_shards(folder: Path, first: int, step: int) -> None:
+    """Write each `step`th shard from `first` on that is missing; `load_shard` and `load_sources` say what is in one.
 
     Every other pair has an automatic mask.
     """
+    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(count):
+    for shard in range(first, SHARDS, step):
         path = folder / f"{shard:03}.npy"
         if path.exists():
             continue
@@ -69,6 +75,18 @@ def draw_shards(folder: Path, count: int) -> None:
         partial.rename(path)
 
 
+def start_drawing(folder: Path, workers: int) -> None:
+    """Draws the missing shards in processes that end with this one."""
+    spawn = multiprocessing.get_context("spawn")
+    for worker in range(workers):
+        spawn.Process(target=draw_shards, args=(folder, worker, workers), daemon=True).start()
+
+
+def shards_at(step: int) -> int:
+    """Returns how many shards a training's `step` chooses from, so that it can begin while they are drawn."""
+    return min(SHARDS, 2 + step // 40)
+
+
 def load_shard(folder: Path, shard: int) -> np.ndarray:
     """(pairs, height, width, 11) uint8: person, garment and worn RGB, mask, ATR labels. Waits until it is drawn."""
     path = folder / f"{shard:03}.npy"
@@ -80,6 +98,29 @@ def load_shard(folder: Path, shard: int) -> np.ndarray:
 def load_sources(folder: Path, shard: int) -> np.ndarray:
     """(pairs, height / 8, width / 8) int16, see `drawing.Pair.sources`; of a shard that is there."""
     return np.load(sources_path(folder, shard))
+
+
+def ahead(make: Callable[[int], T], steps: range) -> Iterator[T]:
+    """Yields what `make` returns for each of the steps, and makes the next meanwhile."""
+    with ThreadPoolExecutor(1) as worker:
+        following = [worker.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            made = following.pop().result()
+            if step + 1 in steps:
+                following.append(worker.submit(make, step + 1))
+            yield made
+
+
+def pixels(rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turns a shard's rows (n, H, W, 11) into images (n, 3, 3, H, W) in [-1, 1] and masks (n, 1, H, W) of 0 and 1."""
+    planes = torch.from_numpy(np.array(rows)).to(device).permute(0, 3, 1, 2)
+    masks = planes[:, MASK : MASK + 1] > 127
+    return planes[:, :9].unflatten(1, (3, 3)).float() / 127.5 - 1, masks.float()
+
+
+def picture(tensor: torch.Tensor) -> Image.Image:
+    """Turns (3, H, W) in [-1, 1] into an image."""
+    return Image.fromarray(((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def sources_path(folder: Path, shard: int) -> Path:

@@ -74,15 +74,19 @@ class Muon(torch.optim.Optimizer):
         for (rows, columns), indices in alike.items():
             direction = orthogonal(torch.stack([ahead[index].flatten(1) for index in indices]))
             direction *= rate * max(1, rows / columns) ** 0.5
-            for index, change in zip(indices, direction, strict=True):
-                parameters[index].sub_(change.view_as(parameters[index]))
+            torch._foreach_sub_(
+                [parameters[index] for index in indices],
+                [change.view_as(parameters[index]) for index, change in zip(indices, direction, strict=True)],
+            )
 
     def _step_others(self, parameters: list[Tensor], rate: float) -> None:
         self.count += 1
-        for tensor in parameters:
-            mean, square, gradient = self.state[tensor]["momentum"], self.state[tensor]["square"], tensor.grad
-            assert gradient is not None
-            mean.lerp_(gradient, 1 - BETAS[0])
-            square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            spread = (square / (1 - BETAS[1] ** self.count)).sqrt_().add_(EPSILON)
-            tensor.addcdiv_(mean, spread, value=-rate / (1 - BETAS[0] ** self.count))
+        gradients = [tensor.grad for tensor in parameters]
+        means = [self.state[tensor]["momentum"] for tensor in parameters]
+        squares = [self.state[tensor]["square"] for tensor in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - BETAS[0])
+        torch._foreach_mul_(squares, BETAS[1])
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - BETAS[1])
+        spreads = torch._foreach_sqrt(torch._foreach_div(squares, 1 - BETAS[1] ** self.count))
+        torch._foreach_add_(spreads, EPSILON)
+        torch._foreach_addcdiv_(parameters, means, spreads, -rate / (1 - BETAS[0] ** self.count))

@@ -1,12 +1,18 @@
 """What the demo's models are shown while they are trained."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from attention import LAYERS, MANY, TAUGHT, Taught, Watched, attend
-from data import automatic_mask
+from data import ahead, automatic_mask, sources_path
 from drawing import UPPER, draw_pair
+from latents import Latents, mirrored, reduced
+from run import Machine, Run
 from torch import nn
-from train import leaning_on_pass_through, mirrored, new_unet, reduced
+from unet import leaning_on_pass_through, new_unet
+from vae import new_vae
 
 HEIGHT, WIDTH = 4, 3
 
@@ -92,6 +98,71 @@ def test_mirrored_and_reduced_sources_are_those_of_such_images():
     assert both.sum() > 10
     far = [np.abs(half[both] // 12 - smaller[both] // 12), np.abs(half[both] % 12 - smaller[both] % 12)]
     assert np.max(far) <= 1
+
+
+def test_latents_grow_by_shards_and_are_encoded_once(machine):
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        np.save(machine.pairs / f"{shard:03}.npy", rng.integers(0, 256, (4, 64, 48, 11), np.uint8))
+        np.save(sources_path(machine.pairs, shard), np.full((4, 8, 6), shard, np.int16))
+    vae = new_vae().eval().requires_grad_(False)
+    latents = Latents(machine, vae, 2)
+    latents.extend(1)
+    first = latents.tensors
+    latents.extend(2)
+    latents.extend(2)
+    assert {name: tensor.shape for name, tensor in latents.tensors.items()} == {
+        **dict.fromkeys(("masked", "garment", "worn"), (8, 4, 4, 3)),
+        "mask": (8, 1, 4, 3),
+        "sources": (8, 4, 3),
+    }
+    assert all(torch.equal(latents.tensors[name][:4], tensor) for name, tensor in first.items())
+    again = Latents(machine, None, 2)  # needs no VAE
+    again.extend(2)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in latents.tensors.items())
+    batch = latents.batch(3)
+    assert batch["worn"].dtype == torch.float32 and batch["sources"].dtype == torch.int64
+    reached = (latents.tensors["worn"].float() * vae.config.scaling_factor)[:, None] == batch["worn"]
+    assert reached.flatten(2).all(2).any(0).all()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    return Machine(tmp_path / "pairs", tmp_path, torch.device("cpu"), bfloat16=False)
+
+
+def test_a_run_goes_on_where_it_stopped(machine, tmp_path):
+    def trained(output, *stops: int) -> nn.Module:
+        for stop in stops:
+            torch.manual_seed(0)
+            run = Run(dataclasses.replace(machine, output=output), "line", nn.Linear(3, 1), 200, 0.1, 0.9)
+            while run.step < stop:
+                torch.manual_seed(machine.seed(run.step))
+                points = torch.randn(8, 3)
+                run.update((run.model(points) - points.sum(1, keepdim=True)).square().mean())
+        assert run.losses[-1] < 0.01 < run.losses[0]
+        return run.averaged()
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole, parts = trained(tmp_path / "whole", 200), trained(tmp_path / "parts", 130, 200)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(parts.state_dict()[name], tensor)
+
+
+def test_batches_are_made_ahead_and_in_order():
+    asked = []
+
+    def make(step: int) -> int:
+        asked.append(step)
+        return step * step
+
+    made = ahead(make, range(5, 8))
+    assert next(made) == 25
+    assert [*made] == [36, 49]
+    assert asked == [5, 6, 7]
+    assert [*ahead(make, range(3, 3))] == []
 
 
 def test_leaning_on_the_pass_through_changes_no_result_and_happens_once():
