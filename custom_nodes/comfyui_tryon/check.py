@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import log
+from .guard import combined
 from .settings import PACK, Settings, SettingsError, settings
 from .weights import integrity
 from .weights.download import DownloadError
@@ -281,6 +282,7 @@ def main() -> None:
     parser.add_argument("comfyui", help="ComfyUI's folder; empty for the embedded engine")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="ComfyUI's arguments")
     options = parser.parse_args()
+    combined(options.arguments)  # PORT and LISTEN follow them
     comfyui = Path(options.comfyui).resolve() if options.comfyui else None
     if comfyui:
         load_comfyui_folders(comfyui, options.arguments)

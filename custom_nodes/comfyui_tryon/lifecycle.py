@@ -17,6 +17,7 @@ from . import cpus, images, log
 from .api.answering import Answering
 from .api.health import Health
 from .api.lock import Lock
+from .api.routes import add_to
 from .errors import ApiError
 from .guard import end
 from .outbound.webhooks import Webhooks
@@ -81,8 +82,8 @@ class Lifecycle:
 
     async def _serve_health(self, port: int) -> None:
         app = web.Application()
-        for route in self._health.routes():
-            app.router.add_get(route.path, route.handler)
+        lock = Lock(add_to(app.router, self._health.routes(), self._answering.wrap), self._answering)
+        app.middlewares.append(lock.middleware)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         for host in self._settings.listen.split(","):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
 
 from aiohttp import web
@@ -20,7 +21,7 @@ from .engine.interface import Engine
 from .lifecycle import Lifecycle
 from .outbound import Outbound
 from .outbound.network import Network
-from .settings import TEMPLATES, Settings
+from .settings import TEMPLATES, Settings, SettingsError
 from .tryon import TryOn
 from .workflows.store import Workflows
 
@@ -88,8 +89,9 @@ class Server:
 
     def routes(self) -> list[Route]:
         routes = self._health.routes()
-        if self._settings.health_route:
-            routes.append(Route("GET", self._settings.health_route, self._health.ready, health=True))
+        other = self._settings.health_route
+        if other and other not in {route.path for route in routes}:
+            routes.append(Route("GET", other, self._health.ready, health=True))
         for part in (
             TryonApi(self._settings, self._tryon, self._health, self._outbound),
             WorkflowsApi(self._settings, self._workflows),
@@ -98,6 +100,7 @@ class Server:
             routes += part.routes()
         if self._settings.playground:
             routes += PlaygroundApi().routes()
+        _check_distinct(routes)
         return routes
 
     async def _start(self, app: web.Application) -> None:
@@ -121,6 +124,16 @@ class Server:
         while True:
             await asyncio.sleep(ENGINE_CHECK_S)
             self._tryon.check_engine()
+
+
+def _check_distinct(routes: list[Route]) -> None:
+    """Raises SettingsError if one that a platform names is another one, too."""
+    for (method, path), count in Counter((route.method, route.path) for route in routes).items():
+        if count > 1:
+            raise SettingsError(
+                f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE: {method} {path} is another of the API's paths. Choose "
+                "others, such as /health and /predict"
+            )
 
 
 def _published(settings: Settings, engine: Engine) -> Path:

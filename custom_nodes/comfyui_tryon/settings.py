@@ -28,6 +28,8 @@ WORKFLOWS = (
 )
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
+ROUTE = r"^/[A-Za-z0-9._~:@/-]*$"
+
 # Variables that begin so and are no settings: the clients' own, and what Kubernetes and Docker set for a service
 # that is called tryon or tryon-…. Of those, TRYON_PORT is a URL.
 OTHERS = re.compile(r"TRYON_(URL|(.+_)?(SERVICE_(HOST|PORT)(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?))")
@@ -68,8 +70,8 @@ class Settings(BaseSettings):
     packs: str = ""
     # Names that other platforms have for the routes: start.sh serve sets the first, Vertex AI the others.
     sagemaker: bool = False
-    health_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_HEALTH_ROUTE")] = None
-    predict_route: Annotated[str | None, Field(pattern="^/", validation_alias="AIP_PREDICT_ROUTE")] = None
+    health_route: Annotated[str | None, Field(pattern=ROUTE, validation_alias="AIP_HEALTH_ROUTE")] = None
+    predict_route: Annotated[str | None, Field(pattern=ROUTE, validation_alias="AIP_PREDICT_ROUTE")] = None
 
     @field_validator("api_key")
     @classmethod

@@ -19,13 +19,13 @@ def serve() -> None:
     log.begin(log.is_json())
     logging.basicConfig(level=logging.INFO)
     os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to
+    app = web.Application()
     try:
         chosen = settings()
+        Server(chosen, install(EmbeddedEngine(NODE_CLASS_MAPPINGS))).attach(app)
     except SettingsError as error:
         sys.exit(str(error))
     logging.info("No ComfyUI here: the embedded engine serves the same API, without the web page and other nodes.")
-    app = web.Application()
-    Server(chosen, install(EmbeddedEngine(NODE_CLASS_MAPPINGS))).attach(app)
     hosts = chosen.listen.split(",")
     try:
         web.run_app(

@@ -7,7 +7,10 @@ import re
 import urllib.parse
 
 import pytest
+from comfyui_tryon import parsing
 from comfyui_tryon.datauri import decode_text
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from support.images import to_base64, to_bytes
 
@@ -241,6 +244,11 @@ def test_a_data_uri_without_base64_has_its_bytes_percent_encoded():
     assert decode_text("data:image/png," + urllib.parse.quote_from_bytes(PNG)) == PNG
 
 
+@given(st.text("%2bB4 é\0", max_size=20))
+def test_escapes_are_read_as_elsewhere_and_incomplete_ones_stay(text):
+    assert decode_text("data:,!" + text) == b"!" + urllib.parse.unquote_to_bytes(text)
+
+
 @pytest.mark.parametrize(
     "value, words",
     [
@@ -305,6 +313,15 @@ async def test_fields_in_a_wrapper_are_found_and_not_taken(api, grey, wrapper):
         status, content = await client.tryon({wrapper: inner})
         assert (status, content["error"]["code"]) == (422, "missing_field")
         assert f"inside {wrapper!r}" in content["error"]["message"]
+
+
+async def test_of_any_number_of_unknown_fields_a_few_are_looked_at(api, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(parsing, "meant_field", lambda name, known: looked_at.append(name))
+    client = await api()
+    body = {f"a{number}": {f"b{inner}": 1 for inner in range(2)} for number in range(300)}
+    assert await client.error(body) == (422, "missing_field")
+    assert 0 < len(looked_at) <= 3 * parsing.MAX_NAMED
 
 
 @pytest.mark.parametrize("query", ["cloth_type=lower", "seed=", "flag", "%ff=1", "cloth_type=lower&seed=1"])

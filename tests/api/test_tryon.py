@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from aiohttp import FormData
 from comfyui_tryon import exchange
+from comfyui_tryon.api import events as api_events
 from comfyui_tryon.engine.interface import Interrupted, NodeFailed, Progress
 from comfyui_tryon.errors import ApiError, draining, failed_worker
 from PIL import Image
@@ -285,6 +286,19 @@ async def test_an_error_after_the_stream_has_begun_is_its_last_event(api, grey):
     assert found[-1][0] == "error" and found[-1][1]["error"]["code"] == "node_execution_error"
     async with client.get("/metrics") as reply:
         assert 'tryon_requests_total{outcome="node_execution_error"}' in await reply.text()
+
+
+async def test_a_fault_after_the_stream_has_begun_is_its_last_event(api, grey, monkeypatch):
+    def fail(*arguments) -> bytes:
+        raise MemoryError("secret")
+
+    monkeypatch.setattr(api_events, "json_reply", fail)
+    client = await api()
+    found = await events(client, grey)
+    assert found[-1][0] == "error" and found[-1][1]["error"]["code"] == "internal_error"
+    assert "secret" not in str(found)
+    async with client.get("/metrics") as reply:
+        assert 'tryon_requests_total{outcome="internal_error"}' in await reply.text()
 
 
 async def test_an_error_before_it_is_queued_is_an_ordinary_reply(api, grey):

@@ -285,6 +285,14 @@ def test_a_workflow_that_cannot_run_says_why(server, fields, name, change, reaso
     assert reason in found["message"]
 
 
+@pytest.mark.parametrize("name", ["cloth_type", "mask_grow"])
+def test_what_a_workflows_node_has_is_not_told(server, fields, name):
+    broken = add_workflow(server, f"bad_{name}", lambda graph: graph["4"]["inputs"].update({name: "/secret"}))
+    reply = post(server, fields | {"workflow": broken})
+    assert name in error(reply, 500, "workflow_invalid")["message"]
+    assert "secret" not in reply.text
+
+
 # tests/models compares the photographs too, if there are any, with the same sampler.
 @pytest.mark.parametrize("case", [case for case in sampler_cases() if DATA in case.parents], ids=lambda case: case.name)
 def test_golden_images_of_the_published_code(server, case):

@@ -6,8 +6,9 @@ import re
 import socket
 from collections.abc import Iterator
 
+import httpx
 import pytest
-from support.servers import EMBEDDED, Server, probe_server
+from support.servers import EMBEDDED, Server, free_port, probe_server
 
 KEY = "k3y with späces"
 HEALTH = {"/ping", "/healthz", "/readyz", "/health"}
@@ -42,11 +43,17 @@ OTHER_PACKS = {
 
 
 @pytest.fixture(scope="module")
-def locked(engine, tmp_path_factory) -> Iterator[tuple[Server, set[str]]]:
+def health_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def locked(engine, health_port, tmp_path_factory) -> Iterator[tuple[Server, set[str]]]:
     """A locked-down server with a key, and every path its application has."""
     folder = tmp_path_factory.mktemp("locked")
     listing = folder / "routes.json"
     environment = {"TRYON_API_KEY": KEY, "TRYON_WARMUP": "0", "TRYON_PLAYGROUND": "1", "PROBE_ROUTES": str(listing)}
+    environment |= {"PORT_HEALTH": str(health_port)}
     with probe_server(engine, folder, environment) as server:
         paths = KNOWN | OTHER_PACKS
         if engine != EMBEDDED:
@@ -200,6 +207,16 @@ def test_unusual_requests_open_nothing(caller, request_line):
     assert int(reply.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").split()[1]) in (400, 404), reply
 
 
+@pytest.mark.parametrize("path", ["/prompt", "/ping", "/api/v1/tryon"])
+def test_no_other_expectation_than_to_continue_is_met(caller, path):
+    head, _, content = caller.raw(f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n".encode()).partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 400 ") and b"\r\nX-Request-Id: " in head
+    error = json.loads(content)["error"]
+    assert error["code"] == "invalid_request" and "Expect" in error["message"]
+
+
 def test_a_second_request_on_the_same_connection_is_checked_too(caller):
     first = "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
     second = "GET /queue HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -216,6 +233,17 @@ def test_only_the_health_paths_and_pages_need_no_key(caller):
                 assert status == 401, path
                 assert headers["WWW-Authenticate"] == "Bearer" and headers["X-Request-Id"]
                 assert method == "HEAD" or json.loads(content)["error"]["code"] == "unauthorized"
+
+
+def test_the_port_for_health_has_its_paths_alone_and_answers_in_the_same_way(caller, health_port):
+    with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as client:
+        for path in HEALTH:
+            reply = client.get(path, headers={"X-Request-Id": "mine"})
+            assert reply.status_code == 200 and reply.json() == {"status": "healthy"}
+            assert client.head(path).status_code == 200 and reply.headers["X-Request-Id"] == "mine"
+        for method, path, status in (("POST", "/ping", 405), ("GET", "/metrics", 404), ("POST", "/api/v1/tryon", 404)):
+            reply = client.request(method, path)
+            assert reply.status_code == status and reply.json()["error"]["code"] and reply.headers["X-Request-Id"]
 
 
 def test_paths_that_are_not_there_look_the_same_with_and_without_a_key(caller):

@@ -17,7 +17,7 @@ from comfyui_tryon import metrics, server
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.engine import current
 from comfyui_tryon.launch import packages
-from comfyui_tryon.settings import Settings
+from comfyui_tryon.settings import Settings, SettingsError
 from comfyui_tryon.version import VERSION
 from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait_until_ready, without_settings
 
@@ -254,6 +254,22 @@ def test_lint(command):
 def test_other_hosts_paths_are_off_unless_asked_for():
     paths = {route.path for route in server.Server(Settings(), current()).routes()}
     assert "/ping" in paths and not [path for path in paths if "invocations" in path or "predict" in path]
+
+
+@pytest.mark.parametrize("health", ["/health", "/ping", "/alive"])
+def test_vertex_may_name_a_health_path_that_is_there(health):
+    settings = Settings(AIP_HEALTH_ROUTE=health, AIP_PREDICT_ROUTE="/predict")
+    routes = [(route.method, route.path) for route in server.Server(settings, current()).routes()]
+    assert routes.count(("GET", health)) == 1 and ("POST", "/predict") in routes
+
+
+@pytest.mark.parametrize("name, path", [("AIP_PREDICT_ROUTE", "/api/v1/tryon"), ("AIP_HEALTH_ROUTE", "/metrics")])
+def test_vertex_may_not_name_a_path_that_is_something_else(name, path):
+    with pytest.raises(SettingsError, match=f"{name}.*{path}"):
+        server.Server(Settings(**{name: path}), current()).routes()
+    for other in ("predict", "/{x}", "/a b", "/a?b"):
+        with pytest.raises(ValueError, match=name):
+            Settings(**{name: other})
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ REPLY_STEP_S = 30.0
 UNREAD_BYTES = 256_000_000
 SWEEP_S = 1.0
 PIECE_BYTES = 65_536
+CONTINUE = "100-continue"
 # So long after the last request with a body of some size, what such requests have freed goes back to the system.
 IDLE_S = 10.0
 SOME_BYTES = 65_536
@@ -49,12 +50,7 @@ class _RequestHandler(web.RequestHandler):
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
         logger.info("A request's head was malformed: %s", type(exc).__name__)
-        request_id = str(uuid.uuid4())
-        error = ApiError("invalid_request", "The request's head is malformed or too large.")
-        response = error_response(error, request_id)
-        response.headers["X-Request-Id"] = request_id
-        response.force_close()
-        return response
+        return _refusal("The request's head is malformed or too large.")
 
 
 class _Connection(asyncio.Protocol):
@@ -283,6 +279,15 @@ class Connections:
                     self.drop(connection)
 
 
+def _refusal(message: str) -> web.Response:
+    """Returns the last answer on a connection, to a request that no handler sees."""
+    request_id = str(uuid.uuid4())
+    response = error_response(ApiError("invalid_request", message), request_id)
+    response.headers["X-Request-Id"] = request_id
+    response.force_close()
+    return response
+
+
 def _marked(handler: Answer) -> Answer:
     """Tells a connection when its request begins and ends."""
 
@@ -292,6 +297,9 @@ def _marked(handler: Answer) -> Answer:
             return await handler(request)
         connection.begin(request.content)
         try:
+            # aiohttp answers any other itself, before the middlewares
+            if request.headers.get("Expect", CONTINUE).lower() != CONTINUE:
+                return _refusal(f"Leave the Expect header out, or make it {CONTINUE}.")
             return await handler(request)
         finally:
             connection.end()

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from .. import images, metrics
 from ..engine.interface import Progress
-from ..errors import ApiError, canceled
+from ..errors import ApiError, canceled, internal_error
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
 from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply
@@ -57,6 +57,12 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
                 await response.write(event(name, data))
     except ConnectionResetError:
         raise ApiError("canceled", "The client went away.") from None
+    except Exception as error:
+        if isinstance(error, ApiError) or not response.prepared:
+            raise
+        pending.log.exception("the request failed")
+        await response.write(_failure(request, internal_error()))
+        return response
     finally:
         task.cancel()
         request[ACCOUNTS].append(pending.account())
@@ -93,8 +99,13 @@ async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> b
     try:
         result = task.result()
     except ApiError as error:
-        request[OUTCOME] = error.code
         error.let_go()
-        return event("error", error.body(request[REQUEST_ID]))
+        return _failure(request, error)
+    output = event("output", await json_reply(request[REQUEST_ID], result))
     metrics.observe(result.stages, len(result.images))
-    return event("output", await json_reply(request[REQUEST_ID], result))
+    return output
+
+
+def _failure(request: web.Request, error: ApiError) -> bytes:
+    request[OUTCOME] = error.code
+    return event("error", error.body(request[REQUEST_ID]))

@@ -27,13 +27,15 @@ from . import aside
 from .comfyui_queue import watch
 from .comfyui_worker import ExecutorThread, guard_nodes
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
-from .raised import trace_of, type_name
+from .raised import bounded, trace_of, type_name
 
 logger = logging.getLogger(__name__)
 
 # This pack's nodes and ComfyUI's basic ones check their inputs in no time; what others do is not known.
 QUICK_MODULES = (__name__.removesuffix("engine.comfyui"), "nodes.")
 VALIDATE_LIMIT_S = 10.0
+# Types of validation errors whose details have an input's value.
+QUOTING = {"value_not_in_list", "custom_validation_failed", "invalid_input_type"}
 
 # Progress and previews go to the websocket of this client, which never connects, instead of to all.
 CLIENT_ID = "comfyui_tryon"
@@ -98,7 +100,7 @@ class ComfyUIEngine:
             logger.error("A prompt cannot be checked:\n%s", trace_of(raised))
             raise GraphError(f"checking it failed with {type_name(raised)}") from None
         problems = [
-            f"node {node} ({found['class_type']}): {problem['message']}: {_details(problem)}"
+            f"node {node} ({found['class_type']}): {problem['message']}: {_details(node, problem)}"
             for node, found in node_errors.items()
             for problem in found["errors"]
         ]
@@ -265,9 +267,19 @@ class ComfyUIEngine:
         return None
 
 
-def _details(problem: dict) -> str:
-    """Returns what ComfyUI says of an input; of an exception only its class: its text is for the log."""
-    return str(problem.get("extra_info", {}).get("exception_type") or problem["details"])
+def _details(node: str, problem: dict) -> str:
+    """Returns what ComfyUI says of an input: of an exception only its class, of a value only whose it is.
+
+    The rest is for the log: a value may be a path, and what it is compared with a list of files.
+    """
+    known = problem.get("extra_info", {})
+    withheld = known.get("exception_type")
+    if problem["type"] in QUOTING:
+        withheld = withheld or known.get("input_name", "")
+    if withheld is None:
+        return str(problem["details"])
+    logger.error("Node %s: %s: %s", node, problem["message"], bounded(str(problem["details"])))
+    return str(withheld)
 
 
 def _outcome(messages: Sequence[tuple[str, dict]], requests_fault: BaseException | None) -> Exception | None:

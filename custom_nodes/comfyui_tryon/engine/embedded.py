@@ -258,12 +258,12 @@ def _check_node(node: str, prompt: dict[str, dict], classes: Mapping[str, type[A
                 raise GraphError(f"{where}: input {name} is {expected}, but what is linked to it is not")
         elif isinstance(expected, list):
             if value not in expected and not hasattr(cls, "VALIDATE_INPUTS"):
-                raise GraphError(f"{where}: {name} is {value!r}, not one of {', '.join(map(str, expected))}")
+                raise GraphError(f"{where}: {name} is not one of {', '.join(map(str, expected))}")
         elif expected in NUMBERS:
             try:
                 inputs[name] = value = NUMBERS[expected](value)
             except (TypeError, ValueError):
-                raise GraphError(f"{where}: {name} is {value!r}, not a number") from None
+                raise GraphError(f"{where}: {name} is not a number") from None
             if not options.get("min", value) <= value <= options.get("max", value):
                 raise GraphError(f"{where}: {name} is {value}, not from {options.get('min')} to {options.get('max')}")
         elif expected not in ("STRING", "BOOLEAN"):
