@@ -7,11 +7,14 @@ from .errors import ApiError, failed_worker
 from .fashn.geometry import TooNarrow
 from .fashn.parser import ParserMissing
 from .masker import NoPersonFound
+from .nodes.framing import TryOnPaste
 from .nodes.request import TryOnOutput
 from .nodes.results import BadResult
 from .weights.search import WeightsMissing
 
 MAX_TITLE = 64
+# Nodes that check the images of others, with the input that those come in.
+LOOKED_AT = {TryOnOutput.__name__: "images", TryOnPaste.__name__: "result"}
 
 
 def node_error(error: NodeFailed, graph: Mapping[str, dict]) -> ApiError:
@@ -54,9 +57,9 @@ def node_error(error: NodeFailed, graph: Mapping[str, dict]) -> ApiError:
     if error.is_device_fault:
         return failed_worker()
     node, reason = error.node, "failed. The operator finds the reason in the log under this request's id."
-    if error.error_type == BadResult.__name__ and error.node_type == TryOnOutput.__name__:
-        # The output looks at what another node made, and its message is this pack's own.
-        node, reason = graph[node]["inputs"]["images"][0], f"made no image. {error.message}"
+    if error.error_type == BadResult.__name__ and error.node_type in LOOKED_AT:
+        # These look at what another node made, and their message is this pack's own.
+        node, reason = graph[node]["inputs"][LOOKED_AT[error.node_type]][0], f"made no image. {error.message}"
     entry = graph.get(node, {})
     node_type = entry.get("class_type", error.node_type)
     title = str(entry.get("_meta", {}).get("title") or node_type)[:MAX_TITLE]

@@ -217,6 +217,17 @@ async def test_one_side_keeps_the_workflows_aspect_ratio(api, grey, asked, sides
         assert (inputs["width"], inputs["height"]) == sides
 
 
+async def test_one_side_keeps_the_aspect_ratio_that_a_file_leaves_to_its_nodes(api, grey, tmp_path):
+    graph = json.loads((tmp_path / "workflows/demo.json").read_text())
+    for inputs in (graph["7"]["inputs"], graph["10"]["inputs"]):
+        del inputs["width"], inputs["height"]
+    (tmp_path / "workflows/bare.json").write_text(json.dumps(graph))
+    client = await api()
+    assert (await client.tryon(grey | {"workflow": "bare", "width": 96}))[0] == 200
+    inputs = client.engine.runs[0].prompt["7"]["inputs"]
+    assert (inputs["width"], inputs["height"]) == (96, 128)
+
+
 async def test_mask_shape_and_framing_reach_every_node_that_has_them(api, grey):
     client = await api()
     await client.tryon(grey | {"mask_shape": "Box", "framing": "model"})

@@ -8,6 +8,7 @@ import torch
 from comfyui_tryon.framing.paste import cut, cut_mask
 from comfyui_tryon.framing.window import SMALLEST_MASK, Window, around, centred
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
+from comfyui_tryon.nodes.results import BadResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -141,6 +142,61 @@ def test_an_empty_mask_changes_nothing():
     assert torch.equal(TryOnPaste.paste(person, 1 - part, mask, window)[0], person)
 
 
+@pytest.mark.parametrize("edge", [(699, 0, 700, 932), (0, 931, 700, 932), (0, 0, 700, 932)])
+def test_no_row_or_column_of_an_image_of_nearly_the_aspect_ratio_is_left_out(edge):
+    person, mask = noise(700, 932), rectangle(700, 932, edge)
+    part, _, window = TryOnCrop.crop(person, mask, 768, 1024)
+    pasted = TryOnPaste.paste(person, 1 - part, mask, window, feather=0)[0]
+    inside = mask[..., 0] > 0
+    assert (pasted != person).any(-1)[inside].float().mean() > 0.99
+    assert torch.equal(pasted[~inside], person[~inside])
+
+
+def test_a_mask_that_the_sampler_was_not_given_changes_nothing():
+    person, mask = noise(135, 240), rectangle(135, 240, (130, 0, 135, 240))
+    pasted, _ = TryOnPaste.paste(person, noise(192, 256), mask, Window(0, 0, 100, 133))
+    assert torch.equal(pasted, person)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 9, 14, 24, 40])
+def test_what_is_narrower_than_the_seam_changes_too(width):
+    """Straps: upright, alone, and on a wide part of the mask, which keeps its seam."""
+    strap, wide = rectangle(192, 256, (60, 20, 60 + width, 236)), rectangle(192, 256, (20, 100, 172, 236))
+    person, result = torch.zeros(1, 256, 192, 3), torch.ones(1, 256, 192, 3)
+    window = Window(0, 0, 192, 256)
+    for mask in (strap, torch.maximum(strap, wide)):
+        taken = TryOnPaste.paste(person, result, mask, window)[0][0, ..., 0]
+        assert taken[mask[0, ..., 0] == 0].max() == 0
+        middle = taken[20:236, 60 + width // 2]
+        assert middle[14:-14].min() > 0.85, "a gap"
+        assert taken[30:90].diff(dim=1).abs().max() <= (1 if width < 5 else 0.5), "an edge without a seam"
+    alone = TryOnPaste.paste(person, result, wide, window)[0][0, ..., 0]
+    assert torch.equal(taken[130:, 110:], alone[130:, 110:])
+
+
+NO_IMAGES = {"not a number": torch.nan, "from 0 to 255": 200.0, "infinite": torch.inf}
+
+
+@pytest.mark.parametrize("size", [TARGET, (135, 180)])
+@pytest.mark.parametrize("value", NO_IMAGES.values(), ids=NO_IMAGES)
+def test_what_is_no_image_is_not_pasted(value, size):
+    person, mask = noise(135, 240), rectangle(135, 240, (30, 40, 100, 150))
+    _, _, window = TryOnCrop.crop(person, mask, *TARGET)
+    with pytest.raises(BadResult):
+        TryOnPaste.paste(person, torch.full((1, size[1], size[0], 3), value), mask, window)
+
+
+def test_grey_and_transparent_results_are_pasted_as_they_are_shown():
+    person, mask = noise(135, 240), rectangle(135, 240, (30, 40, 100, 150))
+    _, _, window = TryOnCrop.crop(person, mask, *TARGET)
+    grey = noise(*TARGET)[..., :1].mul(255).round() / 255
+    clear = torch.cat([grey.expand(-1, -1, -1, 3), torch.zeros_like(grey)], -1)
+    pasted = [TryOnPaste.paste(person, result, mask, window)[0] for result in (grey, grey.expand(-1, -1, -1, 3))]
+    assert torch.equal(*pasted)
+    white = torch.ones(1, *TARGET[::-1], 3)
+    assert torch.equal(*(TryOnPaste.paste(person, result, mask, window)[0] for result in (clear, white)))
+
+
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(ValueError, match="one size"):
         TryOnCrop.crop(noise(100, 200), torch.zeros(1, 100, 100, 3))
@@ -175,5 +231,5 @@ def test_every_window_holds_the_mask_in_the_samplers_aspect_ratio(size, place, t
         assert 0 <= window.y <= size[1] - window.height
     if not zoom:
         assert window.height >= largest.height and window.width >= largest.width
-    if window.height > largest.height:  # because the mask and its margin would not fit
+    if window.height > largest.height and window != (0, 0, *size):  # because the mask and its margin would not fit
         assert 1.2 * (right + 1 - left) + 2 > largest.width or 1.2 * (bottom + 1 - top) + 2 > largest.height

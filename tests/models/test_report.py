@@ -75,7 +75,7 @@ def test_the_measure_is_ciede2000():
         ((100, 100, 768, 300), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
         ((100, 100, 300, 1024), (0, 0, 768, 1024), (768, 1024), ["person_cut"]),
         ((0, 0, 10, 10), (0, 0, 768, 1024), (768, 1024), ["garment_area_small", "person_cut"]),
-        ((0, 0, 0, 0), (0, 0, 768, 1024), (768, 1024), []),
+        ((0, 0, 0, 0), (0, 0, 768, 1024), (768, 1024), ["garment_area_small"]),
     ],
 )
 def test_doubts_about_a_mask_are_told_by_their_rules(box, window, size, codes):

@@ -121,7 +121,7 @@ def test_translations_name_nodes_and_inputs_that_there_are():
     for path in sorted((PACK / "locales").glob("*/nodeDefs.json")):
         for name, words in json.loads(path.read_text()).items():
             declared = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()
-            assert words.get("inputs", {}).keys() <= {**declared["required"], **declared.get("optional", {})}.keys(), (
+            assert words.get("inputs", {}).keys() == {**declared["required"], **declared.get("optional", {})}.keys(), (
                 name
             )
             outputs = {str(index) for index in range(len(NODE_CLASS_MAPPINGS[name].RETURN_TYPES))}

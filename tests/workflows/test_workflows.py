@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from comfyui_tryon.engine import current
 from comfyui_tryon.engine.embedded import EmbeddedEngine
+from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
 from comfyui_tryon.server import Server
 from comfyui_tryon.settings import WORKFLOW_NAME, Settings
@@ -305,6 +306,7 @@ HOSTILE = {
     "a huge number": b"[" + b"9" * 100_000 + b"]",
     "not finite": b'{"1": {"class_type": "TryOnOutput", "inputs": {"x": NaN}}}',
     "cyclic": json.dumps(cycle()).encode(),
+    "half a character": json.dumps({**DEMO, "\ud8007": DEMO["9"]}).encode(),
 }
 
 
@@ -430,8 +432,12 @@ def test_publishing_keeps_the_prompt_where_the_graph_is_another(workflows, tmp_p
     prompt = converted(page, classes)
     prompt["16"]["inputs"]["steps"] = 7
     workflows.publish("new", body(page, prompt))
-    assert json.loads((tmp_path / "page/new.json").read_text()) == page
+    assert (tmp_path / "page/new.json").is_file() and workflows.document("new") == {"workflow": page}
     assert get(workflows, "new").graph["16"]["inputs"]["steps"] == 7
+    other = copy.deepcopy(prompt)
+    other["16"]["inputs"]["steps"] = 77
+    write(tmp_path, "new", other)
+    assert workflows.document("new") == {"prompt": other}, "the page's graph is of the file before"
     workflows.publish("new", body(page, converted(page, classes)))
     assert not (tmp_path / "page/new.json").exists()
     assert get(workflows, "new").graph["16"]["inputs"]["steps"] == 50
@@ -709,6 +715,18 @@ def test_seeds_count_up_only_where_this_packs_sampler_makes_the_batch():
     assert bound(linked).seeding == {"9": "one"}
     person = demo(lambda graph: graph.update({"30": node("TryOnOutput", images=["1", 0])}))
     assert bound(person).seeding == {"9": "each", "30": "none"}
+
+
+def test_another_packs_node_that_has_the_name_is_given_its_own_inputs_only():
+    class Other:
+        @classmethod
+        def INPUT_TYPES(cls) -> dict:
+            return {"required": {"target_image": ("IMAGE",), "seed": ("INT", {}), "steps": ("INT", {})}}
+
+    workflow = bind("x", "1", demo(), NODE_CLASS_MAPPINGS | {"TryOnCatVTON": Other})
+    reached = {parameter for parameter, places in workflow.parameters.items() if "7" in dict(places)}
+    assert reached == {"seed", "num_inference_steps"}
+    assert workflow.seeding == {"9": "one"} and "num_images" not in workflow.parameters
 
 
 def test_limits_are_those_of_the_strictest_node():

@@ -84,11 +84,12 @@ def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window
     box = bounds(mask.numpy() >= 0.5)
     if box is None:
         return person.repeat(len(result), 1, 1, 1)
-    seam = min(seam, (box[2] - box[0]) // 2, (box[3] - box[1]) // 2)  # a wider one would leave nothing of a small mask
     # Blending more than the mask and the reach of its seam would change nothing.
     left, top, right, bottom = box[0] - seam, box[1] - seam, box[2] + seam, box[3] + seam
     reach = Window(left, top, right - left, bottom - top)
     part = reach.within(window).within(Window(0, 0, person.shape[2], person.shape[1]))
+    if part.width <= 0 or part.height <= 0:
+        return person.repeat(len(result), 1, 1, 1)
     rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
     fitted = torch.stack([_fitted(image, window, part) for image in result])
     pasted = torch.from_numpy(np.repeat(person.numpy(), len(result), 0))  # in half the time of torch's own copy
@@ -124,6 +125,7 @@ def repaint(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feat
 
     The published `inference.py --repaint` blurs the mask to both sides, which also changes pixels outside it. Here the
     mask is first shrunk by half the seam and then averaged over it, so that the weight reaches 0 at the mask's edge.
+    Where that would leave nothing of the mask, as of a strap, the seam is narrower.
     """
     weight = torch.from_numpy(_weight(mask.numpy() >= 0.5, feather // 2))[..., None]
     return torch.addcmul(person * (1.0 - weight), result, weight)
@@ -133,10 +135,24 @@ def _weight(inside: np.ndarray, radius: int) -> np.ndarray:
     """Returns how much of the result to take, float32 (H, W), of a mask, bool (H, W), and half the seam's width."""
     if not radius:
         return inside.astype(np.float32)
+    shrunk = ndimage.minimum_filter(inside.astype(np.uint8), 2 * radius + 1, mode="nearest")
+    weight = np.where(inside, _mean(shrunk, radius), np.float32(0))
+    # Of a thick mask every pixel is near one that the seam leaves whole.
+    whole = (weight == 1).astype(np.uint8)
+    thin = inside & ~ndimage.maximum_filter(whole, 6 * radius + 1, mode="nearest").view(bool)
+    if not thin.any():
+        return weight
+    # The narrower seam fades in towards what is thin, so that no gap is left where that joins the rest.
+    around = ndimage.maximum_filter(thin.astype(np.uint8), 6 * radius + 1, mode="nearest")
+    narrower = np.maximum(weight, _weight(inside, radius // 2))
+    return weight + _mean(around, radius) * (narrower - weight)
+
+
+def _mean(values: np.ndarray, radius: int) -> np.ndarray:
+    """Returns the means of uint8 (H, W) over squares with sides of 2 * `radius` + 1, float32 (H, W)."""
     width = 2 * radius + 1
-    shrunk = ndimage.minimum_filter(inside.astype(np.uint8), width, mode="nearest")
     # By running sums: they cost the same however wide the seam is, and those of whole numbers are exact.
-    sums = np.pad(shrunk, radius + 1, mode="edge").astype(np.int32).cumsum(0, np.int32).cumsum(1, np.int32)[:-1, :-1]
+    sums = np.pad(values, radius + 1, mode="edge").astype(np.int32).cumsum(0, np.int32).cumsum(1, np.int32)[:-1, :-1]
     sums = sums[width:] - sums[:-width]
     sums = sums[:, width:] - sums[:, :-width]
-    return np.where(inside, np.divide(sums, width * width, dtype=np.float32), np.float32(0))
+    return np.divide(sums, width * width, dtype=np.float32)

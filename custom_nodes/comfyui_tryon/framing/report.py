@@ -24,7 +24,7 @@ def doubts(mask: np.ndarray, window: Window, size: tuple[int, int]) -> list[str]
     found = []
     area = np.count_nonzero(mask)
     sampled = area * (size[0] / window.width) * (size[1] / window.height)
-    if 0 < area and min(area, sampled) < SMALLEST_AREA:
+    if min(area, sampled) < SMALLEST_AREA:
         found.append("garment_area_small")
     if any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])):
         found.append("person_cut")

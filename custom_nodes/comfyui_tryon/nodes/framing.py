@@ -7,6 +7,7 @@ from .. import exchange
 from ..framing.paste import cut, cut_mask, paste
 from ..framing.report import doubts
 from ..framing.window import Window, around, bounds, centred
+from .results import as_floats
 from .tensors import from_uint8, to_pixels
 from .token import TOKEN
 
@@ -115,8 +116,8 @@ class TryOnPaste:
         token: str = "",
         node: str = "",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        before = to_pixels(person, "person")
-        size = (result.shape[2], result.shape[1])
+        before, made = to_pixels(person, "person"), as_floats(result)
+        size = (made.shape[2], made.shape[1])
         request = exchange.find(token) if token else None
         if mask is None:
             white, feather = np.full(before.shape[:2], 255, np.uint8), 0
@@ -133,7 +134,7 @@ class TryOnPaste:
         is_given = framing != "model" and person.shape[-1] == 3
         untouched = person.cpu() if is_given else from_uint8(before)[None]
         inside = from_uint8(white)
-        pasted = paste(untouched, result.cpu(), inside, window, feather)
+        pasted = paste(untouched, made, inside, window, feather)
         return pasted, inside[None, :, :, None].expand(-1, -1, -1, 3)
 
 

@@ -135,7 +135,7 @@ class TryOnAutoMasker:
         if token and found.people > 1:
             exchange.find(token).warnings.append("several_people")
         report(1)
-        white = from_uint8(mask)[None, :, :, None]
+        white = from_uint8(mask)[None, :, :, None].to(target_image.device)
         masked = torch.where(white >= 0.5, 0.5, target_image[:1])
         return white.expand(-1, -1, -1, 3), masked
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .tensors import quantize
+from .tensors import from_uint8, quantize
 
 WHITE_LEVEL = 255.0
 # Sharpening overshoots a little in places. More than this share of values, or further, is not an image from 0 to 1.
@@ -34,6 +34,15 @@ def results(images: Any) -> list[np.ndarray]:
     if not found:
         raise BadResult("It returned no images.")
     return found
+
+
+def as_floats(images: Any) -> torch.Tensor:
+    """Returns the images in an IMAGE, all of one size, as floats (B, H, W, 3) on the CPU; see `results`."""
+    if isinstance(images, torch.Tensor) and images.ndim == 4 and images.shape[-1] == 3 and images.is_floating_point():
+        floats = images.detach().float().cpu()
+        _check_range(floats.numpy(), *quantize(floats.numpy())[1:])
+        return floats
+    return from_uint8(np.stack(results(images)))
 
 
 def _batch(item: Any) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from ..weights.files import Licence
 from .advice import no_output, no_place
 from .format import WorkflowInvalid
 from .licences import licence_of
-from .parameters import Seeding, as_input, find_parameters, inputs_of, limits, seeding, title_of
+from .parameters import Seeding, as_input, find_parameters, inputs_of, limits, seeding, title_of, with_defaults
 
 Graph = Mapping[str, dict[str, Any]]
 
@@ -127,7 +127,8 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
     images = set(chain(*inputs.values()))
     _check_masks(graph, images)
     graph |= {node: _own_input(graph[node], field) for field, nodes in inputs.items() for node in nodes}
-    parameters = find_parameters(graph)
+    parameters = find_parameters(graph, classes)
+    graph = with_defaults(graph, parameters, classes)
     return Workflow(
         name=name,
         version=version,
@@ -136,7 +137,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         parameters=parameters,
         limits=limits(graph, parameters, classes),
         outputs=outputs,
-        seeding={node: seeding(graph, _ancestors(graph, [node]), parameters) for node in outputs},
+        seeding={node: seeding(graph, _ancestors(graph, [node]), parameters, classes) for node in outputs},
         mask_required=any(_needs_mask(graph[node]["inputs"]) for node in inputs.get("mask_image", ())),
         request_independent=frozenset(graph) - _descendants(graph, images),
         told={node: found for node in graph if "token" in (found := inputs_of(graph[node]["class_type"], "hidden"))},

@@ -16,24 +16,25 @@ Seeding = Literal["none", "one", "each"]
 Places = Mapping[str, Sequence[tuple[str, str]]]
 
 
-def find_parameters(graph: Mapping[str, dict]) -> dict[str, list[tuple[str, str]]]:
-    """Returns the (node id, input name) pairs that each parameter replaces: on the pack's own and on tagged nodes."""
+def find_parameters(
+    graph: Mapping[str, dict], classes: Mapping[str, type[Any]] = NODE_CLASS_MAPPINGS
+) -> dict[str, list[tuple[str, str]]]:
+    """Returns the (node id, input name) pairs that each parameter replaces: on the pack's own and on tagged nodes.
+
+    `classes` are those of all nodes: another pack's may have the name of one of this pack's, and other inputs.
+    """
     parameters: dict[str, list[tuple[str, str]]] = {}
-    classes = {NODE_CLASS_MAPPINGS.get(entry["class_type"]) for entry in graph.values()}
-    fixed = {name for cls in classes for name in getattr(cls, "FIXED", ())}
+    present = {NODE_CLASS_MAPPINGS.get(entry["class_type"]) for entry in graph.values()}
+    fixed = {name for cls in present for name in getattr(cls, "FIXED", ())}
     for node, entry in graph.items():
-        replaceable = _tagged(node, entry) | (_declared(entry["class_type"]) - fixed)
+        own = inputs_of(entry["class_type"], "required", "optional")
+        replaceable = _tagged(node, entry) | ((own & _declared(classes.get(entry["class_type"])).keys()) - fixed)
         for parameter, names in PARAMETERS.items():
             for name in names:
                 # linked inputs stay linked: the author chose where their values come from
                 if name in replaceable and not is_link(entry["inputs"].get(name)):
                     parameters.setdefault(parameter, []).append((node, name))
     return parameters
-
-
-def _declared(class_type: str) -> set[str]:
-    """Returns the input names of one of the pack's own nodes, and none for the nodes of others."""
-    return inputs_of(class_type, "required", "optional")
 
 
 def inputs_of(class_type: str, *kinds: str) -> set[str]:
@@ -74,7 +75,21 @@ def as_input(name: str, value: Any) -> Any:
     return GARMENT_CATEGORIES[value] if name == "category" else value
 
 
-def seeding(graph: Mapping[str, dict], needed: Iterable[str], parameters: Places) -> Seeding:
+def with_defaults(
+    graph: Mapping[str, dict], parameters: Places, classes: Mapping[str, type[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Returns `graph` with the values that its nodes have by default for parameters that its file leaves out."""
+    graph = {**graph}
+    for node, name in chain.from_iterable(parameters.values()):
+        default = _options(classes.get(graph[node]["class_type"]), name).get("default")
+        if default is not None and name not in graph[node]["inputs"]:
+            graph[node] = {**graph[node], "inputs": {**graph[node]["inputs"], name: default}}
+    return graph
+
+
+def seeding(
+    graph: Mapping[str, dict], needed: Iterable[str], parameters: Places, classes: Mapping[str, type[Any]]
+) -> Seeding:
     """Finds out which seeds make the images of an output.
 
     Only this pack's samplers count a seed up over the images that they are asked for.
@@ -87,7 +102,8 @@ def seeding(graph: Mapping[str, dict], needed: Iterable[str], parameters: Places
     if not seeded:
         return "none"
     counting = {node for node, _ in parameters.get("num_images", ())}
-    own = all(graph[node]["class_type"] in NODE_CLASS_MAPPINGS for node in seeded)
+    kinds = {graph[node]["class_type"] for node in seeded}
+    own = all(kind in NODE_CLASS_MAPPINGS and classes.get(kind) is NODE_CLASS_MAPPINGS[kind] for kind in kinds)
     return "each" if own and seeded <= counting else "one"
 
 
@@ -130,9 +146,14 @@ def with_aspect_ratio(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict
     return {**values, other: wanted}
 
 
-def _options(cls: Any, name: str) -> Mapping[str, Any]:
+def _declared(cls: Any) -> dict[str, Any]:
+    """Returns the inputs of a node class, or none of None."""
     declared = cls.INPUT_TYPES() if cls else {}
-    spec = {**declared.get("optional", {}), **declared.get("required", {})}.get(name, ())
+    return {**declared.get("optional", {}), **declared.get("required", {})}
+
+
+def _options(cls: Any, name: str) -> Mapping[str, Any]:
+    spec = _declared(cls).get(name, ())
     return spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
 
 

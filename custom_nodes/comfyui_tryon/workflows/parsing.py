@@ -28,18 +28,25 @@ def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> 
     """
     draft = convert(parsed_json(data), node_classes)
     try:
-        workflow = bind(
-            name, hashlib.sha256(data).hexdigest()[:12], bound_by_app(draft.prompt, draft.app), node_classes
-        )
+        workflow = bind(name, version_of(data), bound_by_app(draft.prompt, draft.app), node_classes)
     except WorkflowInvalid as error:
         raise draft.explained(error) from None
     draft.check(workflow.graph)
     return workflow
 
 
+def version_of(data: bytes) -> str:
+    """Returns the version of a workflow file with this content."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def parsed_json(data: bytes) -> Any:
     """Parses JSON, or raises WorkflowInvalid."""
     try:
-        return json.loads(data)
+        found = json.loads(data)
+        json.dumps(
+            found, ensure_ascii=False
+        ).encode()  # half a character, in a node's id, no reply could be written with
+        return found
     except (ValueError, RecursionError) as error:
         raise WorkflowInvalid(f"it is not JSON ({error})") from None

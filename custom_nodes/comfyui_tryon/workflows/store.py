@@ -19,11 +19,12 @@ from ..reply_models import BoundWorkflow, WorkflowList
 from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid, to_prompt
-from .parsing import LoadImage, parse_workflow, parsed_json
+from .parsing import LoadImage, parse_workflow, parsed_json, version_of
 from .unservable import NAME, PAGE_FOLDER, unservable
 
 logger = logging.getLogger(__name__)
 
+VERSION = "tryon_version"  # in a page's graph: of the prompt that was published with it
 MAX_BYTES = 4_000_000  # a file of 500 nodes has 1 MB
 
 
@@ -111,8 +112,8 @@ class Workflows:
         """
         if not NAME.fullmatch(name) or not self._path(name).is_file():
             raise KeyError(name)
-        page = self._page(name)
-        found = parsed_json(page.read_bytes() if page.is_file() else self._read(name))
+        served = self._read(name)
+        found = self._page_of(name, served) or parsed_json(served)
         return {"workflow" if isinstance(found, dict) and "nodes" in found else "prompt": found}
 
     def publish(self, name: str, body: bytes) -> Workflow:
@@ -138,7 +139,7 @@ class Workflows:
         workflow = self._checked(name, content)
         with self._writing:
             if not converts:
-                self._write(self._page(name), json.dumps(page, indent=1).encode())
+                self._write(self._page(name), json.dumps({**page, VERSION: workflow.version}, indent=1).encode())
             self._write(self._folder / f"{name}.json", content)
             if converts:
                 self._remove_page(name)
@@ -238,6 +239,14 @@ class Workflows:
 
     def _page(self, name: str) -> Path:
         return self._folder / PAGE_FOLDER / f"{name}.json"
+
+    def _page_of(self, name: str, served: bytes) -> dict | None:
+        """Returns the page's graph that was published with the file that is served; None if that was replaced since."""
+        path = self._page(name)
+        page = parsed_json(path.read_bytes()) if path.is_file() else None
+        if not isinstance(page, dict):
+            return None
+        return page if page.pop(VERSION, version_of(served)) == version_of(served) else None
 
     def _remove_page(self, name: str) -> None:
         page = self._page(name)
