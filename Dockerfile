@@ -59,7 +59,9 @@ LABEL org.opencontainers.image.title="comfyui-tryon" \
       org.opencontainers.image.licenses="GPL-3.0-or-later"
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
-  CMD ["/bin/bash", "-c", "wget --quiet --output-document=/dev/null http://127.0.0.1:$PORT_HEALTH/readyz"]
+  CMD ["/bin/bash", "-c", "wget --no-proxy --quiet --output-document=/dev/null http://127.0.0.1:$PORT_HEALTH/readyz"]
 
+# Where ./start.sh, which messages name, is this one.
+WORKDIR /tryon
 ENTRYPOINT ["/tryon/start.sh"]
 CMD []

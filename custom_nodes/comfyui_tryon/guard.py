@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import runpy
+import signal
 import socket
 import sys
 from collections.abc import Iterable
@@ -85,7 +86,13 @@ def combined(arguments: list[str]) -> list[str]:
     return [*others, "--whitelist-custom-nodes", *nodes] if nodes else others
 
 
+def end_when_told() -> None:
+    """Ends at a SIGTERM from now on. As the first process of a container, one that is still loading would ignore it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: end(128 + number))
+
+
 def main() -> None:
+    end_when_told()
     here, script = str(Path(__file__).resolve().parent), sys.argv[1]
     sys.path[:] = [str(Path(script).resolve().parent), *(folder for folder in sys.path if folder != here)]
     sys.argv = [script, *combined(sys.argv[2:])]

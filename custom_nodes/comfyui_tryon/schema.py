@@ -27,6 +27,7 @@ DRAWN_SEED_MAX = 2**53 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 MAX_GARMENTS = 4
 MAX_UPLOADS = 16
+URL_HEAD = 256  # characters
 URL_TEXT = re.compile(r"\s*https?://", re.IGNORECASE)
 
 # What nodes call the garments in their inputs named category.
@@ -64,7 +65,7 @@ def _image(value: Any) -> bytes:
         return value
     if not isinstance(value, str):
         raise PydanticCustomError("image", "must be a base64 string, a data URI or a URL")
-    if URL_TEXT.match(value):
+    if URL_TEXT.match(value[:URL_HEAD]):  # of millions of spaces it would try every one
         return ImageUrl(value.encode("utf-8", "replace"))
     try:
         return decode_text(value)

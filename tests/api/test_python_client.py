@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from comfyui_tryon.engine.interface import Interrupted, Progress
 from PIL import Image
@@ -33,6 +34,8 @@ from tryon_client import (
     _synchronous,
     verify_webhook,
 )
+from tryon_client.__main__ import main as command
+from tryon_client._form import Form
 from tryon_client._webhooks import verify_signature
 
 GREY = to_bytes(Image.new("RGB", (16, 16), "grey"))
@@ -81,6 +84,29 @@ async def test_every_kind_of_image_arrives_as_the_same_image(url, tmp_path):
     assert Image.open(io.BytesIO(results[0].images[0].bytes)).size == (16, 16)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "LAB", "F", "P", "RGBA"])
+def test_a_pillow_image_is_sent_as_it_is_shown(mode):
+    image = Image.new("RGB", (4, 2), "red").convert("RGBA" if mode == "RGBA" else mode if mode != "LAB" else "RGB")
+    if mode in ("RGB", "CMYK"):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # a quarter turn
+        image = Image.open(io.BytesIO(to_bytes(image, "JPEG", exif=exif)))
+    with Form({"person_image": image}, {}).opened() as [(_, (_, content))]:
+        sent = Image.open(io.BytesIO(content))
+    assert sent.size == ((2, 4) if mode in ("RGB", "CMYK") else (4, 2)) and sent.format == "PNG"
+    if mode in ("RGB", "CMYK", "P", "RGBA"):
+        assert np.abs(np.asarray(sent.convert("RGB"), int)[0, 0] - (255, 0, 0)).max() < 40
+
+
+def test_a_file_that_a_web_framework_received_is_read():
+    class Upload(io.BytesIO):
+        def save(self, target: str, buffer_size: int = 16384) -> None:
+            raise AssertionError("it is no image of Pillow")
+
+    with Form({"person_image": Upload(GREY)}, {}).opened() as [(_, (_, content))]:
+        assert content == GREY
+
+
 async def test_a_url_is_left_to_the_server(url):
     _, address = await url()
     async with AsyncTryOn(address) as client:
@@ -119,6 +145,20 @@ async def test_the_synchronous_client_does_the_same(url, tmp_path):
     assert (tmp_path / "result.png").read_bytes() == result.images[0].bytes
     assert kinds[0] is StatusEvent and kinds[-1] is OutputEvent
     assert names == ["demo"] and health == Health("healthy")
+
+
+async def test_the_command_asks_for_nothing_that_it_could_not_write(url, tmp_path, capsys):
+    server, address = await url()
+    (tmp_path / "image.png").write_bytes(GREY)
+    image = str(tmp_path / "image.png")
+
+    def run(output: str) -> int:
+        return command([image, image, "--url", address, "-o", str(tmp_path / output), "--quiet"])
+
+    assert await asyncio.to_thread(run, "missing/result.png") == 1
+    assert "missing" in capsys.readouterr().err and not server.engine.runs
+    assert await asyncio.to_thread(run, "result.png") == 0
+    assert Image.open(tmp_path / "result.png").size == (16, 16)
 
 
 async def test_events_have_types(url):
@@ -552,6 +592,10 @@ def test_webhooks_that_must_not_be_believed():
         (body, headers | {"Webhook-Timestamp": "soon"}),
         (body, headers | {"Webhook-Timestamp": "\u0661"}),
         (body, headers | {"Webhook-Signature": headers["Webhook-Signature"].replace("v1,", "v2,")}),
+        (body, headers | {"Webhook-Timestamp": "9" * 400}),
+        (body, headers | {"Webhook-Timestamp": "9" * 5000}),
+        (body, headers | {"Webhook-Id": "\udcff"}),
+        (body, headers | {"Webhook-Signature": "v1,\udcff"}),
         (body, headers | {"Webhook-Signature": ""}),
         (body, headers | {"Webhook-Signature": "v1,\u00e9"}),
         (body, signed(body, age_s=301)),

@@ -1,5 +1,6 @@
 """`./start.sh --download` against a stand-in for the hub: which files it fetches, locks, resumes and refuses."""
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -77,7 +78,10 @@ def run(hub: Hub | str, folder: Path, *arguments: str, **environment: str) -> su
 
 
 def names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {download.LOCK}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+        download.LOCK,
+        download.BUSY,
+    }
 
 
 def refusal(result: subprocess.CompletedProcess) -> str:
@@ -200,6 +204,14 @@ def test_a_cut_connection_is_resumed(hub, tmp_path):
     assert (tmp_path / "models" / UNET).read_bytes() == LARGE
     resumed = [request.split(" from ")[1] for request in hub.requests if " from " in request]
     assert resumed == [str(CHUNK), str(2 * CHUNK)]
+
+
+def test_two_downloads_into_one_folder_wait_for_each_other(hub, tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = [*pool.map(lambda number: run(hub, tmp_path / "models"), range(2))]
+    assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
+    assert names(tmp_path / "models") == FETCHED
+    assert (tmp_path / "models" / UNET).read_bytes() == LARGE
 
 
 def test_where_the_connection_stays_cut_the_next_command_resumes(hub, tmp_path):

@@ -94,6 +94,14 @@ def test_it_ends_at_once_with_0_or_1(tmp_path, code, status, told):
     assert told in result.stderr and ("Cannot start" not in told or "Traceback" not in result.stderr)
 
 
+@pytest.mark.parametrize("locked", ["0", "1"])
+def test_a_start_that_is_told_to_end_does(tmp_path, locked):
+    """Also as the first process of a container, which has no handler of its own."""
+    code = "assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL; os.kill(os.getpid(), signal.SIGTERM)"
+    result = run(tmp_path, f"{code}; threading.Event().wait(30)", locked=locked)
+    assert result.returncode == 128 + 15, result.stderr
+
+
 def test_main_py_sees_what_it_would_see_without_the_guard(tmp_path):
     (tmp_path / "beside.py").write_text("")
     code = """

@@ -15,7 +15,7 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 @pytest.fixture
 def machine(monkeypatch):
     """A machine without a GPU, whose quota gives it three cores."""
-    monkeypatch.setattr(modes, "has_gpu", lambda: False)
+    monkeypatch.setattr(modes, "has_gpu", lambda *python: False)
     monkeypatch.setattr(modes.cpus, "limit", lambda: 3)
 
 
@@ -106,6 +106,25 @@ def test_comfyui_is_where_comfyui_dir_says(monkeypatch, tmp_path, capsys):
     assert f"COMFYUI_DIR={tmp_path} holds no ComfyUI" in capsys.readouterr().err
     (tmp_path / "main.py").touch()
     assert host.find_comfyui(may_clone=False) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "devices, nvidia_smi, torch, expected",
+    [
+        ({"/dev/nvidiactl"}, None, "2.10.0", True),
+        ({"/dev/dxg"}, "/usr/bin/nvidia-smi", "2.10.0", True),  # Windows Subsystem for Linux
+        ({"/dev/dxg"}, None, "2.10.0+cpu", False),
+        ({"/dev/kfd"}, None, "2.10.0+rocm7.0", True),
+        ({"/dev/kfd"}, None, "2.10.0+cu128", False),  # AMD's GPU, and PyTorch for NVIDIA's
+        (set(), "/usr/bin/nvidia-smi", "2.10.0", False),
+    ],
+)
+def test_a_gpu_counts_if_pytorch_finds_it(monkeypatch, devices, nvidia_smi, torch, expected):
+    monkeypatch.setattr(host.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(host.os.path, "exists", lambda path: path in devices)
+    monkeypatch.setattr(host.shutil, "which", lambda name: nvidia_smi)
+    monkeypatch.setattr(host, "_version", lambda python, package: torch)
+    assert host.has_gpu(Path("python")) == expected
 
 
 def test_a_clone_in_custom_nodes_uses_the_comfyui_around_it(monkeypatch, tmp_path):

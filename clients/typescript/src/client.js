@@ -16,7 +16,8 @@ const TIMEOUT_MS = 330_000;
  * @property {string} [apiKey] The server's key, sent as X-API-Key. By default TRYON_API_KEY of Node's environment. A key
  *   in a page is no secret.
  * @property {Record<string, string>} [headers] Sent with every request.
- * @property {number} [timeoutMs] How long the server may send nothing, 330,000 ms by default.
+ * @property {number} [timeoutMs] How long the server may send nothing, 330,000 ms by default. Node
+ *   itself waits 300,000 ms for the beginning of a reply, which is at once with `stream`.
  * @property {number} [maxRetries] How often a request is sent again if the server has no room (429, 503), cannot be
  *   reached or loses the connection; 5 by default. `Retry-After` is honoured up to a minute.
  * @property {typeof fetch} [fetch] Used instead of the global one.

@@ -10,6 +10,8 @@ export const INVALID_REPLY = "invalid_reply";
 // What Node names as the cause where a request cannot have arrived. Browsers name none.
 const NOT_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"]);
 
+const NODE_GAVE_UP = "UND_ERR_HEADERS_TIMEOUT";
+
 /**
  * @typedef {object} Particulars
  * @property {Record<string, unknown>} [details] Machine-readable particulars, such as `field`.
@@ -98,6 +100,10 @@ export function ofFetch(cause, requestId) {
   const reason = cause?.cause?.message || cause?.message || String(cause);
   if (NOT_SENT.has(cause?.cause?.code)) {
     return new TryOnError(CONNECTION_FAILED, `The server cannot be reached: ${reason}`, { requestId, cause });
+  }
+  if (cause?.cause?.code === NODE_GAVE_UP) {
+    const message = "Node waits 300 s for a reply, whatever timeoutMs is. Use stream(), whose replies begin at once.";
+    return new TryOnError(NO_REPLY, message, { requestId, cause });
   }
   const message =
     `The connection broke before the reply was complete, or there was none: ${reason}. ` +

@@ -86,6 +86,11 @@ function refused() {
   return new TypeError("fetch failed", { cause: Object.assign(new Error("refused"), { code: "ECONNREFUSED" }) });
 }
 
+function gaveUp() {
+  const cause = Object.assign(new Error("Headers Timeout Error"), { code: "UND_ERR_HEADERS_TIMEOUT" });
+  return new TypeError("fetch failed", { cause });
+}
+
 test("a result has everything", async () => {
   const { client } = scripted([ok()]);
   const result = await client.tryOn(REQUEST);
@@ -194,6 +199,7 @@ test("errors that a retry does not change are thrown at once", async () => {
     [() => new Response(null, { status: 302 }), "http_302"],
     [() => new Response("<html>log in</html>"), "invalid_reply"],
     [() => Response.json({ output: {} }), "invalid_reply"],
+    [gaveUp, "no_reply"],
   ]) {
     for (const send of [(client) => client.tryOn(REQUEST), (client) => all(client.stream(REQUEST))]) {
       const { client, calls } = scripted([reply()]);

@@ -109,19 +109,23 @@ class Arena:
 
 class Worker:
     def __init__(self) -> None:
-        self._arena = Arena()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        arguments = [json.dumps([path for path in sys.path if path]), str(PACKAGE), str(self._arena.fd)]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-ISc", BOOT, *arguments],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # libtiff writes there what a file makes it say
-                pass_fds=[self._arena.fd],
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | TUNING,
-            )
+        with contextlib.ExitStack() as opened:  # closed if anything fails, as where there are too many processes
+            self._arena = Arena()
+            opened.callback(self._arena.close)
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            opened.callback(self._socket.close)
+            self._socket.setblocking(False)
+            arguments = [json.dumps([path for path in sys.path if path]), str(PACKAGE), str(self._arena.fd)]
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-ISc", BOOT, *arguments],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # libtiff writes there what a file makes it say
+                    pass_fds=[self._arena.fd],
+                    env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | TUNING,
+                )
+            opened.pop_all()
 
     async def started(self) -> None:
         """Waits until the process takes jobs.
@@ -192,11 +196,14 @@ class Worker:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        self._arena.close()
-        self._socket.close()
         self._process.kill()
         with contextlib.suppress(RuntimeError):  # the interpreter may be ending
-            asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+            loop = asyncio.get_running_loop()
+            # else the loop goes on to watch the descriptor, which the next worker's socket may have
+            loop.remove_reader(self._socket)
+            loop.run_in_executor(None, self._process.wait)
+        self._arena.close()
+        self._socket.close()
 
 
 async def _beside_the_loop(size: int, function: Callable[..., T], *arguments: Any) -> T:

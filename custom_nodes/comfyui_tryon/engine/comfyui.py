@@ -5,7 +5,6 @@ Works from 0.3.44 to 0.3x by looking at what the host offers, never at its versi
 
 import asyncio
 import inspect
-import itertools
 import logging
 import time
 import uuid
@@ -25,7 +24,7 @@ from server import PromptServer
 
 from . import aside
 from .comfyui_queue import watch
-from .comfyui_worker import ExecutorThread, guard_nodes
+from .comfyui_worker import ExecutorThread, follow_caches, forget, guard_nodes
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
 from .raised import bounded, trace_of, type_name
 
@@ -49,7 +48,6 @@ class ComfyUIEngine:
         self._sweeps: dict[str, Run] = {}
         self._running: str | None = None
         self._thread = ExecutorThread(self._on_death)
-        self._numbers = itertools.count()
         # From 0.3.68 on an item ends in the prompt's secrets, and the worker fails without them.
         takes_secrets = "process_item" in inspect.signature(self._queue.task_done).parameters
         self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
@@ -62,6 +60,8 @@ class ComfyUIEngine:
             self._on_requests_fault,
         )
         self._progress_hook: Callable | None = None
+        self._caches: Any = None
+        follow_caches(execution.PromptExecutor, self._on_reset)
 
     @property
     def name(self) -> str:
@@ -111,7 +111,9 @@ class ComfyUIEngine:
 
     def queue(self, run: Run) -> None:
         self._runs[run.id] = run
-        self._put(next(self._numbers), run.id, run.prompt, run.outputs)
+        # ComfyUI's own counter, so that its page's prompts and these are executed in the order in which they came.
+        number, self._server.number = self._server.number, self._server.number + 1
+        self._put(number, run.id, run.prompt, run.outputs)
 
     def cancel(self, run: Run) -> None:
         if self._queue.delete_queue_item(lambda item: item[1] == run.id):
@@ -205,11 +207,16 @@ class ComfyUIEngine:
             self._queue.delete_history_item(prompt_id)
             run.call(run.finish, _outcome(messages, self._requests_fault))
             self._requests_fault = None
+            if self._caches is not None:
+                forget(self._caches, run.request_independent)
             self._sweep(run)
 
     def on_removed(self, prompt_id: str) -> None:
         """Called in any thread when a waiting prompt has left the queue, by `cancel` or by ComfyUI's own API."""
         self._end(prompt_id, Interrupted("The operator removed this request from ComfyUI's queue."))
+
+    def _on_reset(self, caches: Any) -> None:
+        self._caches = caches
 
     def _on_death(self) -> None:
         """Ends the prompts that the executor thread was at when it ended, and which ComfyUI still counts as running."""

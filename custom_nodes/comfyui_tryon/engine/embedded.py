@@ -8,6 +8,7 @@ import gc
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class EmbeddedEngine:
         self._runs: dict[str, Run] = {}
         self._running: Run | None = None
         self._node = ""
-        self._held: list[Held] = []
+        self._held: weakref.WeakSet[Held] = weakref.WeakSet()  # who has them else decides how long
         self._thread = threading.Thread(target=self._work, name="executor", daemon=True)
         self._thread.start()
 
@@ -81,7 +82,7 @@ class EmbeddedEngine:
 
     def hold(self, model: torch.nn.Module) -> "Held":
         handle = Held(model)
-        self._held.append(handle)
+        self._held.add(handle)
         return handle
 
     def load(self, handle: "Held", working_memory: int = 0) -> None:

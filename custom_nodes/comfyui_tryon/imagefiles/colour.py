@@ -9,6 +9,7 @@ from .strips import strips
 
 WHITE = (255, 255, 255, 255)
 SRGB = ImageCms.createProfile("sRGB")
+PHOTOMETRIC = 262
 CLEAR_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -70,6 +71,8 @@ class GreyScale:
 
     def __init__(self, image: Image.Image, small_numbers: bool = False) -> None:
         self._clear = image.info.get("transparency")
+        # Pillow turns a TIFF's round where it has 8 bits or fewer.
+        self._white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
         self._top = 65535.0
         if image.mode == "F" or small_numbers:
             brightest = max(strip.max(initial=0) for _, _, strip in strips(image))
@@ -79,6 +82,7 @@ class GreyScale:
     def __call__(self, strip: Image.Image) -> Image.Image:
         numbers = np.asarray(strip)
         levels = (numbers.astype(np.float64).clip(0, self._top) * (255.0 / self._top)).round()
+        levels = 255.0 - levels if self._white_is_zero else levels
         grey = Image.fromarray(levels.astype(np.uint8))
         if not isinstance(self._clear, int):
             return grey

@@ -28,16 +28,23 @@ def without_exif(data: bytes) -> tuple[bytes, bytes]:
 
     Pillow reads the resolution from EXIF when it opens a file, and fails at odd tags.
     """
-    block, position = b"", 2
+    renamed: list[int] = []
+    blocks: list[bytes] = []
+    position = 2
     for _ in range(MAX_SEGMENTS):
         head = data[position : position + 4]
         if len(head) < 4 or head[0] != 0xFF or head[1] == SCAN:
             break
         start, position = position + 4, position + 2 + int.from_bytes(head[2:], "big")
         if head[1] == 0xE1 and data.startswith(EXIF, start):
-            block += data[start + len(EXIF) if block else start : position]
-            data = data[:start] + b"none" + data[start + 4 :]
-    return data, block
+            blocks.append(data[start + len(EXIF) if blocks else start : position])
+            renamed.append(start)
+    if renamed:
+        changed = bytearray(data)
+        for start in renamed:
+            changed[start : start + 4] = b"none"
+        data = bytes(changed)
+    return data, b"".join(blocks)
 
 
 def lacks_end_mark(data: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import NoReturn
 # Not resolved: a link to the pack would lead away from the repository that has the link.
 REPOSITORY = Path(os.path.abspath(__file__)).parents[3]
 RELEASE = "v0.3.64"  # of ComfyUI, cloned if none is found
-CLONE_TIMEOUT_S = 300
+CLONE, CLONE_TIMEOUT_S = ".comfyui", 300
 IS_WINDOWS = os.name == "nt"
 COMMAND = "python -m comfyui_tryon" if IS_WINDOWS else "./start.sh"
 
@@ -26,9 +26,18 @@ def fail(text: str) -> NoReturn:
     sys.exit(1)
 
 
-def has_gpu() -> bool:
-    devices = any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/kfd"))
-    return devices or platform.system() == "Darwin" or (IS_WINDOWS and shutil.which("nvidia-smi") is not None)
+def has_gpu(python: Path | None = None) -> bool:
+    """Says whether PyTorch finds a GPU here: of AMD's, the one that `python` has. Does not import it, to be quick."""
+    if os.path.exists("/dev/nvidiactl") or platform.system() == "Darwin":
+        return True
+    if IS_WINDOWS or os.path.exists("/dev/dxg"):  # the latter in the Windows Subsystem for Linux
+        return bool(shutil.which("nvidia-smi") or os.path.exists("/usr/lib/wsl/lib/nvidia-smi"))
+    return os.path.exists("/dev/kfd") and python is not None and "rocm" in _version(python, "torch")
+
+
+def _version(python: Path, package: str) -> str:
+    command = [str(python), "-c", f"import importlib.metadata; print(importlib.metadata.version({package!r}))"]
+    return subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def find_comfyui(may_clone: bool) -> Path | None:
@@ -41,10 +50,10 @@ def find_comfyui(may_clone: bool) -> Path | None:
         if given and not Path(given, "main.py").is_file():
             fail(f"COMFYUI_DIR={given} holds no ComfyUI (no main.py)")
         return Path(os.path.abspath(given)) if given else None
-    own = REPOSITORY / ".comfyui"
+    own = REPOSITORY / CLONE
     around = [REPOSITORY.parent.parent] if REPOSITORY.parent.name == "custom_nodes" else []
     for folder in (*around, Path("/comfyui"), Path.home() / "comfy/ComfyUI", own):
-        if (folder / "main.py").is_file():
+        if os.path.isfile(folder / "main.py"):  # Path.is_file raises where a folder cannot be entered
             return folder
     if not may_clone or not shutil.which("git"):
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import cpus, log
+from ..guard import end_when_told
 from .host import COMMAND, IS_WINDOWS, REPOSITORY, fail, find_comfyui, has_gpu, say
 from .packages import set_up, web_packages
 
@@ -125,6 +126,7 @@ def prepare(asked: Asked, environment: MutableMapping[str, str]) -> None:
 def main(words: Sequence[str]) -> NoReturn:
     environment = os.environ
     log.keep_printing()
+    end_when_told()
     asked = parse(words, environment)
     if not MODEL_PATHS.is_file():
         fail("this needs the whole repository: git clone https://github.com/comfyui-tryon/comfyui-tryon")
@@ -168,7 +170,7 @@ def _serve(python: Path, comfyui: Path | None, packs: list[str], asked: Asked) -
     state = _state_folder(REPOSITORY / ".run" / environment["PORT"])
     options = ["--listen", environment["LISTEN"], "--port", environment["PORT"], "--disable-auto-launch"]
     options += ["--cache-classic", "--extra-model-paths-config", str(MODEL_PATHS)]
-    if not has_gpu():
+    if not has_gpu(python):
         options.append("--cpu")
         if asked.mode == "serve":
             say("No GPU here: an image takes minutes on the CPU")

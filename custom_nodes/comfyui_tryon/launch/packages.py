@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from .host import IS_WINDOWS, REPOSITORY, fail, has_gpu, say
+from .host import CLONE, IS_WINDOWS, REPOSITORY, fail, has_gpu, say
 
 VENV = REPOSITORY / ".venv"
 REQUIREMENTS = REPOSITORY / "custom_nodes/comfyui_tryon/requirements.txt"
@@ -35,12 +35,17 @@ def has_packages(python: str | Path, requirements: Path = REQUIREMENTS) -> bool:
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def _runs(python: str, comfyui: Path | None) -> bool:
+    """Says whether a Python can run ComfyUI: only of a clone of start.sh's own is that in doubt."""
+    return comfyui is None or comfyui != REPOSITORY / CLONE or has_packages(python, comfyui / "requirements.txt")
+
+
 def set_up(mode: str, comfyui: Path | None) -> Path:
     """Returns a Python with all packages; makes `.venv` and installs them if it must."""
     python = own_python()
     if not python.exists():
         present = shutil.which("python3") or sys.executable
-        if mode != "test" and has_packages(present):
+        if mode != "test" and has_packages(present) and _runs(present, comfyui):
             return Path(present)
         if mode == "check":
             fail("no Python with the packages; the other modes install them into .venv")
@@ -90,8 +95,10 @@ def _make_venv() -> None:
         import venv
 
         venv.create(VENV, with_pip=True)
-    except (ImportError, subprocess.CalledProcessError):
+    except BaseException as error:  # half of one, as after Ctrl-C, would pass for a whole one
         shutil.rmtree(VENV, ignore_errors=True)
+        if not isinstance(error, (ImportError, subprocess.CalledProcessError)):
+            raise
         fail("needs Python 3.10 to 3.13 with venv (on Debian or Ubuntu: apt install python3 python3-venv)")
 
 

@@ -32,7 +32,8 @@ DENSEPOSE_PARTS = {
     "face": (23, 24),
 }
 
-_ACCESSORIES = ("Hat", "Glove", "Sunglasses", "Bag", "Left-shoe", "Right-shoe", "Scarf", "Socks")
+_SHOES = ("Left-shoe", "Right-shoe")
+_ACCESSORIES = ("Hat", "Glove", "Sunglasses", "Bag", "Scarf", "Socks", *_SHOES)
 _LIMBS = ("Left-arm", "Right-arm", "Left-leg", "Right-leg")
 _LEGS = ("Left-leg", "Right-leg")
 
@@ -105,8 +106,9 @@ def agnostic_mask(maps: LabelMaps, cloth_type: str, *, mask_grow: int = 0, squar
         square: mask the area's bounding box.
 
     Returns:
-        uint8 (H, W) in {0, 255}, 255 where the garment goes. With `mask_grow` or `square`, face, hair, hands and feet
-        are clear to the pixel; without, the published final dilation reaches over their edge, by 2 pixels at 1024.
+        uint8 (H, W) in {0, 255}, 255 where the garment goes. With `mask_grow` or `square`, face, hair, hands, feet
+        and shoes are clear to the pixel; without, the published final dilation reaches over their edge, by 2 pixels at
+        1024.
     """
     rule = _RULES[cloth_type]
     densepose, atr, lip = maps
@@ -130,7 +132,7 @@ def agnostic_mask(maps: LabelMaps, cloth_type: str, *, mask_grow: int = 0, squar
     area = dilate((area | cloth) & ~strong_protect, dilation)
 
     if mask_grow or square:
-        protect = strong_protect | parsed(("Face", "Hair")) | _where(densepose, DENSEPOSE_PARTS["hands"])
+        protect = strong_protect | extremities | parsed(("Face", "Hair", *_SHOES))
         area = reshape_area(area, protect, mask_grow, square)
     return area.astype(np.uint8) * 255
 

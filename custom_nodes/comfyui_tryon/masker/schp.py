@@ -132,11 +132,18 @@ class _Bottleneck(nn.Module):
         return F.relu(shortcut + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
 
 
+class _Pool(nn.AdaptiveAvgPool2d):
+    """On Apple's GPUs torch pools only where the sides are multiples of the bins, which 32 is not of 3 and 6."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.cpu()).to(x.device) if x.device.type == "mps" else super().forward(x)
+
+
 class _PyramidPooling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(bins), _conv(2048, 512), *_activation(1)) for bins in (1, 2, 3, 6)
+            nn.Sequential(_Pool(bins), _conv(2048, 512), *_activation(1)) for bins in (1, 2, 3, 6)
         )
         self.bottleneck = nn.Sequential(_conv(2048 + 4 * 512, 512, 3), *_activation(1))
 

@@ -80,8 +80,9 @@ const parsed = (text) => JSON.parse(text.replace(/"seed":\s?(\d{16,})/g, '"seed"
 export async function tryOn(form, id, on, signal) {
   const headers = { Accept: "text/event-stream", "X-Request-Id": id };
   const response = await call("api/v1/tryon", { method: "POST", body: form, headers, signal });
+  const lost = new ApiError({ code: "no_reply", message: "The connection was lost before the result came. Try again.", request_id: id });
   let name = "";
-  for await (const line of linesOf(response.body)) {
+  for await (const line of linesOf(response.body, lost)) {
     if (line.startsWith("event: ")) name = line.slice(7);
     if (!line.startsWith("data: ")) continue;
     const data = parsed(line.slice(6));
@@ -89,15 +90,17 @@ export async function tryOn(form, id, on, signal) {
     if (name === "error") throw new ApiError(data.error, response.status);
     on[name]?.(data);
   }
-  throw new ApiError({ code: "no_reply", message: "The connection was lost before the result came. Try again.", request_id: id });
+  throw lost;
 }
 
-// The pieces of a line are joined once: the last one has the images.
-async function* linesOf(stream) {
+// The pieces of a line are joined once: the last one has the images. Throws `lost` where the stream breaks off.
+async function* linesOf(stream, lost) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let pieces = [];
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : lost;
+    });
     if (done) return;
     const [first, ...others] = value.split("\n");
     pieces.push(first);

@@ -21,8 +21,13 @@ const showCode = snippets(find("#snippets"));
 const personPicker = picker({ what: "person", sample: addressOf("playground/person.png"), take: ([file]) => setPerson(file) });
 const garmentPicker = picker({ what: "garment", sample: addressOf("playground/garment.png"), several: true, take: addGarments });
 
+let latestPerson = 0; // a large file may be read more slowly than the one that was chosen after it
+
 async function setPerson(file) {
-  replacePerson(await loaded(file));
+  const number = ++latestPerson;
+  const image = await loaded(file);
+  if (number !== latestPerson) return forget(image);
+  replacePerson(image);
   result.announce(`Person: ${file.name}`);
 }
 
@@ -43,12 +48,16 @@ function keepingFocus(selector, show) {
 }
 
 async function addGarments(files) {
-  for (const file of files.slice(0, MOST_GARMENTS - chosen.garments.length)) {
-    chosen.garments.push({ ...(await loaded(file)), clothType: "" });
+  const images = await Promise.allSettled(files.map((file) => loaded(file)));
+  for (const { value } of images.filter(({ value }) => value)) {
+    if (chosen.garments.length < MOST_GARMENTS) chosen.garments.push({ ...value, clothType: "" });
+    else forget(value);
   }
   keepingFocus("#garment-picker", showGarments);
   result.announce(`Garments: ${chosen.garments.map(({ name }) => name).join(", ")}`);
   changed();
+  const wrong = images.find(({ reason }) => reason);
+  if (wrong) throw wrong.reason;
 }
 
 function thumbnail(image, alt) {
@@ -86,13 +95,15 @@ function showGarments() {
             garments.splice(index - 1, 2, garment, garments[index - 1]);
             showGarments();
             changed();
+            find(`#garments li:nth-child(${index}) select, #garments li:nth-child(${index}) button`)?.focus();
+            result.announce(`Garments: ${garments.map(({ name }) => name).join(", ")}`);
           }),
           button("Remove", () => {
             garments.splice(index, 1);
             forget(garment);
             showGarments();
             changed();
-            find("#garment-picker input").focus();
+            find(garments.length ? "#garments button" : "#garment-picker input").focus();
           }, { "aria-label": `Remove garment ${index + 1}` }))));
   }));
   const place = find("#garment-picker");

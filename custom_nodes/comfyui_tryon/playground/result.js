@@ -119,8 +119,9 @@ async function comparable(person, reply, framing) {
   const [x, y, width, height] = image.report.window;
   const [across, down] = [image.width / width, image.height / height];
   const source = new Image();
-  source.src = person.url;
-  await source.decode();
+  const url = URL.createObjectURL(person.file); // another person may have been chosen, whose page forgot this one's
+  source.src = url;
+  await source.decode().finally(() => URL.revokeObjectURL(url));
   const canvas = element("canvas", { width: image.width, height: image.height });
   canvas.getContext("2d").drawImage(source, -x * across, -y * down, person.width * across, person.height * down);
   return { url: URL.createObjectURL(await new Promise((resolve) => canvas.toBlob(resolve))) };

@@ -120,13 +120,15 @@ async function photograph(what) {
       canvas.getContext("2d").drawImage(video, 0, 0);
       canvas.toBlob((blob) => close(new File([blob], `${what}.jpg`, { type: "image/jpeg" })), "image/jpeg", 0.95);
     }, { className: "primary", disabled: true });
+    let latest = 0; // the camera may be changed before the one before has opened
     const open = async () => {
+      const number = ++latest;
       stop();
       try {
         const opened = await navigator.mediaDevices.getUserMedia({
           video: { facingMode: facing, width: { ideal: 1920 }, height: { ideal: 1920 } },
         });
-        if (!video.isConnected) return opened.getTracks().forEach((track) => track.stop());
+        if (!video.isConnected || number !== latest) return opened.getTracks().forEach((track) => track.stop());
         stream = opened;
         video.srcObject = stream;
         await video.play();

@@ -20,7 +20,11 @@ def download_command(options: str = "", folder: Path | None = None) -> str:
     if _from_start_sh():
         default = settings().models_dir or PROJECT / "models"
         start = "./start.sh" if os.name == "posix" else "python -m comfyui_tryon"
-        parts = [f"{start} --download", options, f"--to {folder}" if folder and folder != default else ""]
+        parts = [
+            f"{start} --download",
+            options,
+            f"--to {shlex.quote(str(folder))}" if folder and folder != default else "",
+        ]
     else:
         module = f"{PACK.name}.weights.download"
         parts = [

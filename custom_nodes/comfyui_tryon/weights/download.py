@@ -4,19 +4,23 @@ Needs nothing but the standard library and huggingface_hub, so that the image's 
 """
 
 import argparse
+import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .files import ATTENTION_FOLDERS, LICENCES, MODELS, SEGFORMER, Needed, folder_of, to_download
 
 LOCK = "tryon-weights.lock.json"
+BUSY = ".tryon-download"
 
 
 class DownloadError(Exception):
@@ -34,7 +38,8 @@ def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except PermissionError:
-        raise DownloadError(f"{folder / LOCK} cannot be read: chmod a+r {folder / LOCK}") from None
+        path = shlex.quote(str(folder / LOCK))
+        raise DownloadError(f"{folder / LOCK} cannot be read: chmod a+r {path}") from None
     except (ValueError, KeyError, TypeError):
         raise DownloadError(
             f"{folder / LOCK} is damaged: restore it, or delete it to trust the next download."
@@ -63,11 +68,31 @@ def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str,
         DownloadError: a file cannot be fetched or stored, or differs from the lock file.
     """
     try:
-        lock = read_lock(folder)
-        for repository, needed in wanted.items():
-            _Fetch(folder, repository, lock).run(needed, revisions.get(repository))
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            lock = read_lock(folder)
+            for repository, needed in wanted.items():
+                _Fetch(folder, repository, lock).run(needed, revisions.get(repository))
     except OSError as error:
         raise DownloadError(_disk_message(error, folder)) from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time fetch into a folder: two would append to the same partial files."""
+    from filelock import FileLock, Timeout  # which huggingface_hub needs
+
+    path = folder / BUSY
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _say(f"Waiting for another download into {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Fetch:
@@ -96,7 +121,7 @@ class _Fetch:
             for name in names
         }
         absent = [name for name in names if name not in here or here[name]["sha256"] != expected[name]]
-        self._check_space(sum(published[name].size or 0 for name in absent))
+        self._check_space(sum(published[name].size or 0 for name in absent), absent)
         for name in names:
             if name in absent:
                 self._fetch(name, info.sha, published[name].size, expected[name] or info.sha)
@@ -111,8 +136,8 @@ class _Fetch:
                     )
             locked["files"][name] = here[name]
             self._write_lock(locked)
-        for leftover in self._target.glob("**/*.part"):
-            leftover.unlink()
+        for leftover in self._partial(names):
+            leftover.unlink(missing_ok=True)
         _say(f"{self._repository}: complete, commit {info.sha}, licence {LICENCES[self._repository]}")
 
     def _model_info(self, revision: str) -> Any:
@@ -134,9 +159,14 @@ class _Fetch:
                 return name
         raise DownloadError(f"{self._repository} has no file {alternatives[0]} at {commit}: choose another revision.")
 
-    def _check_space(self, size: int) -> None:
+    def _partial(self, names: Iterable[str]) -> list[Path]:
+        """Returns what is left of downloads of these files that broke off; another repository may be in a subfolder."""
+        paths = [self._target / name for name in names]
+        return [part for path in paths for part in path.parent.glob(f"{glob.escape(path.name)}.*.part")]
+
+    def _check_space(self, size: int, names: Iterable[str]) -> None:
         self._target.mkdir(parents=True, exist_ok=True)
-        partial = sum(path.stat().st_size for path in self._target.glob("**/*.part"))
+        partial = sum(path.stat().st_size for path in self._partial(names))
         free = shutil.disk_usage(self._target).free
         if size - partial > free:
             raise DownloadError(

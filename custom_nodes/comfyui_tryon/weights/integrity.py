@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,20 +54,23 @@ def damage(path: Path) -> str | None:
     if quick := quick_damage(path):
         return quick
     locked = lock_entry(path)
-    if locked and file_sha256(path) != locked["sha256"]:
-        return "differs from the downloaded file (sha256)"
+    try:
+        if locked and file_sha256(path) != locked["sha256"]:
+            return "differs from the downloaded file (sha256)"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     return _wrong_model(path, read_header(path)) if path.suffix == ".safetensors" else None
 
 
 def fix_command(path: Path) -> str:
     """Returns the command that makes a file readable, or fetches a damaged one again."""
     if not os.access(path, os.R_OK):
-        return f"chmod a+r {path}"
+        return f"chmod a+r {shlex.quote(str(path))}"
     options = _options(path)
     for folder in path.parents[1:4]:
         if read_lock(folder):
             return download_command(options, folder=folder)
-    return f"rm {path} && {download_command(options)}"
+    return f"rm {shlex.quote(str(path))} && {download_command(options)}"
 
 
 def _options(path: Path) -> str:

@@ -14,7 +14,17 @@ from ..weights.files import Licence
 from .advice import no_output, no_place
 from .format import WorkflowInvalid
 from .licences import licence_of
-from .parameters import Seeding, as_input, find_parameters, inputs_of, limits, seeding, title_of, with_defaults
+from .parameters import (
+    Seeding,
+    as_input,
+    as_parameter,
+    find_parameters,
+    inputs_of,
+    limits,
+    seeding,
+    title_of,
+    with_defaults,
+)
 
 Graph = Mapping[str, dict[str, Any]]
 
@@ -79,7 +89,9 @@ class Workflow:
             name=self.name,
             version=self.version,
             default=default,
-            parameters={name: self.graph[node]["inputs"].get(key) for name, (node, key) in first.items()},
+            parameters={
+                name: as_parameter(key, self.graph[node]["inputs"].get(key)) for name, (node, key) in first.items()
+            },
             bound={
                 **{field: list(nodes) for field, nodes in self.inputs.items()},
                 **{name: [f"{node}.{key}" for node, key in places] for name, places in self.parameters.items()},

@@ -26,14 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     fields[SET_BY_OUTPUT] = FORMATS.get(suffix, suffix)
     try:
         with TryOn(options["url"], api_key=options["key"], max_retries=options["retries"]) as client:
+            if not output.parent.is_dir():
+                raise FileNotFoundError(f"There is no folder {output.parent} to write the result to.")
             result = _run(client, options, fields)
+            for number, image in enumerate(result.images, 1):
+                path = output.with_stem(f"{output.stem}-{number}") if len(result.images) > 1 else output
+                if image.url:
+                    print(f"{image.url}: {image.width} x {image.height}, seed {image.seed}")
+                    continue
+                image.save(path)
+                print(f"{path}: {image.width} x {image.height}, seed {image.seed}")
     except (TryOnError, OSError, ValueError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    for number, image in enumerate(result.images, 1):
-        path = output.with_stem(f"{output.stem}-{number}") if len(result.images) > 1 else output
-        image.save(path)
-        print(f"{path}: {image.width} x {image.height}, seed {image.seed}")
     for warning in result.warnings:
         print(f"{warning.code}: {warning.message}", file=sys.stderr)
     return 0

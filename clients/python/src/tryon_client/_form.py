@@ -21,6 +21,7 @@ ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | IO[bytes] | Savable"
 """An image: the bytes of its file, a path, a URL or data URI, an open file, or an image of Pillow."""
 
 Part: TypeAlias = "tuple[str, tuple[str | None, Any]]"
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
 TEXTS = ("https://", "http://", "data:")
 
 
@@ -73,16 +74,27 @@ def _content(source: ImageSource) -> bytes | str | Path:
         return source if source[:8].lower().startswith(TEXTS) else Path(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
-    if isinstance(source, Savable):
-        buffer = io.BytesIO()
-        source.save(buffer, format="PNG")
-        return buffer.getvalue()
-    if hasattr(source, "read"):
+    if hasattr(source, "read"):  # before Savable: files that a web framework received can save themselves, too
         content = source.read()
         if isinstance(content, bytes):
             return content
         raise TypeError("An image's file must be open in binary mode.")
+    if isinstance(source, Savable):
+        return _saved(source)
     raise TypeError(f"An image is bytes, a path, a URL, an open file or a Pillow image, not {type(source).__name__}.")
+
+
+def _saved(image: Any) -> bytes:
+    """Returns a Pillow image as the PNG of what a viewer shows of it: turned upright, in a mode that PNG has."""
+    if hasattr(image, "getexif"):
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
+        if image.mode not in PNG_MODES:
+            image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _text(value: Any) -> str:

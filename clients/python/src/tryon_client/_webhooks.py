@@ -15,6 +15,7 @@ from ._reading import read
 from ._results import Result
 
 TOLERANCE_S = 5 * 60
+LONGEST_TIMESTAMP = 15  # digits
 PREFIX = "whsec_"
 VERSION = "v1"
 
@@ -53,15 +54,16 @@ def verify_signature(body: bytes, headers: Mapping[str, str], secrets: Sequence[
         webhook_id, timestamp, signatures = (lower[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
     except KeyError as error:
         raise WebhookInvalid(f"The header {error.args[0]} is missing.") from None
-    if not (timestamp.isascii() and timestamp.isdigit()):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= LONGEST_TIMESTAMP):
         raise WebhookInvalid("The header webhook-timestamp is not a number of seconds.")
     if abs(time.time() - int(timestamp)) > TOLERANCE_S:
         raise WebhookInvalid("The webhook is older than five minutes, or this machine's clock is wrong.")
-    signed = b".".join([webhook_id.encode(), timestamp.encode(), body])
+    # receivers that decode headers themselves make half characters of bytes that are no text
+    signed = b".".join([webhook_id.encode(errors="surrogateescape"), timestamp.encode(), body])
     given = [text.removeprefix(f"{VERSION},") for text in signatures.split() if text.startswith(f"{VERSION},")]
     expected = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
     # every pair is compared, each in constant time
-    if not any([hmac.compare_digest(one, other.encode()) for one in expected for other in given]):
+    if not any([hmac.compare_digest(one, other.encode(errors="replace")) for one in expected for other in given]):
         raise WebhookInvalid("The signature is not one of this secret and body. Pass the body exactly as it came.")
     return webhook_id
 
