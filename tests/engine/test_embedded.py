@@ -7,6 +7,7 @@ import time
 import weakref
 
 import pytest
+import torch
 from comfyui_tryon.engine.embedded import EmbeddedEngine
 from comfyui_tryon.engine.interface import GraphError, Interrupted, NodeFailed, Run
 
@@ -27,6 +28,15 @@ def raising(error: type[BaseException]):
         raise error
 
     return run
+
+
+def test_a_model_that_nobody_has_any_more_is_let_go():
+    engine = EmbeddedEngine({})
+    kept, other = (engine.hold(torch.nn.Linear(1, 1)) for _ in range(2))
+    gone = weakref.ref(other.model)
+    del other
+    gc.collect()
+    assert gone() is None and kept.model is not None
 
 
 BAD = {

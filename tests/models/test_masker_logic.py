@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_tryon.masker import CLOTH_TYPES, LabelMaps
-from comfyui_tryon.masker.agnostic import ATR_LABELS, LIP_LABELS, agnostic_mask, dilate, fill_hulls
+from comfyui_tryon.masker.agnostic import (
+    ATR_LABELS,
+    DENSEPOSE_PARTS,
+    LIP_LABELS,
+    agnostic_mask,
+    dilate,
+    fill_hulls,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -87,10 +94,12 @@ def test_arms_are_masked_for_a_garment_with_sleeves_only():
     "options", [{"mask_grow": 25}, {"mask_grow": -6}, {"square": True}, {"mask_grow": 9, "square": True}]
 )
 @pytest.mark.parametrize("cloth_type", CLOTH_TYPES)
-def test_options_leave_face_hair_and_hands_to_the_pixel(cloth_type, options):
+def test_options_leave_face_hair_hands_feet_and_shoes_to_the_pixel(cloth_type, options):
     maps = label_maps(301, 402)
     mask = agnostic_mask(maps, cloth_type, **options) > 0
-    assert not mask[labelled(maps, "Face", "Hair") | hands(maps)].any()
+    feet = np.isin(maps.densepose, DENSEPOSE_PARTS["feet"])
+    spared = labelled(maps, "Face", "Hair", "Left-shoe", "Right-shoe") | hands(maps) | feet
+    assert not mask[spared].any() and (feet | labelled(maps, "Left-shoe")).any()
 
 
 def test_growing_and_shrinking_by_pixels():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, CheckpointError, interruption, load_pipeline
+from comfyui_tryon.catvton import pipeline as published
 from comfyui_tryon.catvton.checkpoint import PassThrough, attention_modules
 from comfyui_tryon.catvton.pipeline import images_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, resize_and_crop, resize_and_pad
@@ -183,6 +184,24 @@ def test_a_solver_nears_its_own_limit_in_fewer_steps(pipeline, case, scheduler):
     )
     assert psnr(few, many) > psnr(published, many) + 3
     assert np.array_equal(few, sample(pipeline, case, num_inference_steps=8, scheduler=scheduler))
+
+
+def test_each_noise_is_drawn_once(pipeline, case, monkeypatch):
+    """The VAE posterior's is not that of the first latents, whatever part of a seed torch's generator takes."""
+    drawn = []
+    original = published._noise
+    monkeypatch.setattr(published, "_noise", lambda *given: drawn.append(original(*given)) or drawn[-1])
+    for seed in (5, 2**63 + 5):
+        sample(pipeline, case, num_inference_steps=2, seeds=[seed])
+        posterior, latents, *_ = drawn
+        assert posterior.shape == latents.shape and not torch.equal(posterior, latents)
+        drawn.clear()
+
+
+@pytest.mark.parametrize("steps", [0, 501, 999, 1000])
+def test_steps_that_the_schedule_does_not_have_are_refused(pipeline, case, steps):
+    with pytest.raises(ValueError, match="from 1 to 500"):
+        sample(pipeline, case, num_inference_steps=steps)
 
 
 def test_an_unknown_scheduler_is_refused(pipeline, case):

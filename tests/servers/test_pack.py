@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ HOSTS = [pytest.param(folder, id=comfyui_version(folder)) for folder in FOLDERS]
 
 
 @contextlib.contextmanager
-def host(comfyui: Path, folder: Path, *packs: Path) -> Iterator[Server]:
+def host(comfyui: Path, folder: Path, *packs: Path, arguments: Sequence[str] = ()) -> Iterator[Server]:
     """A ComfyUI as its user starts it, with these folders of packs, in this order, and other folders of its own."""
     paths = folder / "paths.yaml"
     paths.write_text("".join(f"packs{index}:\n  custom_nodes: {pack}\n" for index, pack in enumerate(packs)) or "{}")
@@ -60,7 +60,7 @@ def host(comfyui: Path, folder: Path, *packs: Path) -> Iterator[Server]:
         (folder / name).mkdir(parents=True)
     options = [f"--{name}-directory={folder / name}" for name in ("user", "input", "output", "temp")]
     options += [f"--front-end-root={folder / 'page'}", f"--extra-model-paths-config={paths}"]
-    command = ("bash", "-c", START, "bash", str(comfyui), sys.executable, *options)
+    command = ("bash", "-c", START, "bash", str(comfyui), sys.executable, *options, *arguments)
     with running(str(comfyui), folder / "log.txt", command=command, wait=False) as server:
         deadline = time.monotonic() + START_TIMEOUT_S
         with server.client(timeout=5) as client:
@@ -171,6 +171,25 @@ def test_a_clone_adds_and_changes_nothing_else(comfyui, tmp_path, fields):
     log = server.log()
     assert "Remove one of the two" in log and "Traceback" not in log.split("catvton", 1)[0]
     assert f"on port {server.url.rpartition(':')[2]}" in log
+
+
+@pytest.mark.parametrize("comfyui", HOSTS)
+def test_no_cache_of_comfyui_keeps_a_requests_images(comfyui, tmp_path, fields):
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    (packs / "tryon").symlink_to(ROOT / "custom_nodes/comfyui_tryon")
+    (packs / "probe").symlink_to(ROOT / "tests/probe")
+    (tmp_path / "host").mkdir()
+    with host(comfyui, tmp_path / "host", packs, arguments=["--cache-lru=100"]) as server, server.client() as client:
+        for seed in range(3):
+            small = {"workflow": "demo", "width": 64, "height": 96, "num_inference_steps": 1, "seed": seed}
+            picture(client.post("/api/v1/tryon", json=fields | small))
+        assert client.get("/probe").json()["tensors"] == []
+        graph = prompt(1)
+        graph["1"]["inputs"] |= {"width": 640, "height": 640}
+        client.post("/prompt", json={"prompt": graph})
+        picture(client.post("/api/v1/tryon", json=fields | small))
+        assert client.get("/probe").json()["tensors"], "what the page's prompts made was to stay cached"
 
 
 @pytest.mark.parametrize("comfyui", HOSTS[:1])
