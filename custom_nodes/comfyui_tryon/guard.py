@@ -22,7 +22,8 @@ CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 def locked() -> bool:
     """Reads TRYON_LOCKED itself, because the settings may be what fails; what is unclear counts as locked."""
-    return os.environ.get("TRYON_LOCKED", "").strip().lower() not in ("", "0", "false", "no", "off", "f", "n")
+    given = [value.strip().lower() for name, value in os.environ.items() if name.upper() == "TRYON_LOCKED"]
+    return any(value not in ("", "0", "false", "no", "off", "f", "n") for value in given)
 
 
 def close_ports() -> None:

@@ -55,6 +55,10 @@ def test_what_is_unclear_is_locked(tmp_path, locked):
     assert run(tmp_path, WAYS["a socket"], locked=locked).returncode == 1
 
 
+def test_the_case_of_the_variable_does_not_unlock(tmp_path):
+    assert run(tmp_path, WAYS["a socket"], locked=None, tryon_locked="1").returncode == 1
+
+
 @pytest.mark.parametrize("locked", [None, "", "0", "false", "no", "off"])
 def test_unlocked_it_stays_out_of_the_way(tmp_path, locked):
     result = run(tmp_path, WAYS["a socket"], locked=locked)

@@ -1,6 +1,7 @@
 """A try-on request answered with server-sent events: status, progress, preview, then output or error."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -58,10 +59,13 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
     except ConnectionResetError:
         raise ApiError("canceled", "The client went away.") from None
     except Exception as error:
-        if isinstance(error, ApiError) or not response.prepared:
+        if not response.prepared:
             raise
-        pending.log.exception("the request failed")
-        await response.write(_failure(request, internal_error()))
+        if not isinstance(error, ApiError):
+            pending.log.exception("the request failed")
+            error = internal_error()
+        with contextlib.suppress(ConnectionError):
+            await response.write(_failure(request, error))
         return response
     finally:
         task.cancel()
