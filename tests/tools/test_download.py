@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_tryon.weights import download, files, integrity
+from comfyui_tryon.weights import download, exclusive, files, integrity
 from support.hub import Hub, serving
 from support.servers import ROOT
 
@@ -80,7 +80,7 @@ def run(hub: Hub | str, folder: Path, *arguments: str, **environment: str) -> su
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
         download.LOCK,
-        download.BUSY,
+        exclusive.BUSY,
     }
 
 

@@ -134,3 +134,12 @@ def error_response(error: ApiError, request_id: str) -> web.Response:
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     return web.json_response(error.body(request_id), status=error.status, reason=error.reason, headers=headers)
+
+
+def refusal(message: str) -> web.Response:
+    """Returns the last answer on a connection, to a request that no handler sees."""
+    request_id = str(uuid.uuid4())
+    response = error_response(ApiError("invalid_request", message), request_id)
+    response.headers["X-Request-Id"] = request_id
+    response.force_close()
+    return response

@@ -3,16 +3,14 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import StreamReader, web
 
-from ..errors import ApiError
 from . import system
-from .answering import error_response
+from .answering import refusal
 from .pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -50,7 +48,7 @@ class _RequestHandler(web.RequestHandler):
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
         logger.info("A request's head was malformed: %s", type(exc).__name__)
-        return _refusal("The request's head is malformed or too large.")
+        return refusal("The request's head is malformed or too large.")
 
 
 class _Connection(asyncio.Protocol):
@@ -279,15 +277,6 @@ class Connections:
                     self.drop(connection)
 
 
-def _refusal(message: str) -> web.Response:
-    """Returns the last answer on a connection, to a request that no handler sees."""
-    request_id = str(uuid.uuid4())
-    response = error_response(ApiError("invalid_request", message), request_id)
-    response.headers["X-Request-Id"] = request_id
-    response.force_close()
-    return response
-
-
 def _marked(handler: Answer) -> Answer:
     """Tells a connection when its request begins and ends."""
 
@@ -299,7 +288,7 @@ def _marked(handler: Answer) -> Answer:
         try:
             # aiohttp answers any other itself, before the middlewares
             if request.headers.get("Expect", CONTINUE).lower() != CONTINUE:
-                return _refusal(f"Leave the Expect header out, or make it {CONTINUE}.")
+                return refusal(f"Leave the Expect header out, or make it {CONTINUE}.")
             return await handler(request)
         finally:
             connection.end()

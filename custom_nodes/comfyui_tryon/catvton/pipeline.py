@@ -14,7 +14,7 @@ from .processing import blur_mask, image_to_tensor, mask_to_tensor, resize_and_c
 Callback = Callable[[int, torch.Tensor | None], None]
 
 SEED_LIMIT = 2**64
-STEPS_MAX = 500  # with more, steps that are whole numbers apart would not begin with noise alone
+MOST_STEPS = 500  # with more, steps that are whole numbers apart would not begin with noise alone
 DOWNSCALE = 8
 
 # scheduler/scheduler_config.json of the base inpainting model
@@ -238,8 +238,8 @@ def preview(latents: torch.Tensor) -> Image.Image:
 
 def check_inputs(num_inference_steps: int, seeds: Sequence[int], width: int, height: int) -> None:
     """Raises ValueError for what `CatVTONPipeline` cannot sample."""
-    if not 1 <= num_inference_steps <= STEPS_MAX:
-        raise ValueError(f"num_inference_steps must be from 1 to {STEPS_MAX}, not {num_inference_steps}.")
+    if not 1 <= num_inference_steps <= MOST_STEPS:
+        raise ValueError(f"num_inference_steps must be from 1 to {MOST_STEPS}, not {num_inference_steps}.")
     for name, side in (("width", width), ("height", height)):
         if side < 64 or side % DOWNSCALE:
             raise ValueError(f"{name} must be a multiple of 8 and at least 64, not {side}.")

@@ -23,18 +23,18 @@ from comfy.cli_args import args
 from server import PromptServer
 
 from . import aside
+from .comfyui_caches import Caches
+from .comfyui_problems import problems_of
 from .comfyui_queue import watch
-from .comfyui_worker import ExecutorThread, follow_caches, forget, guard_nodes
+from .comfyui_worker import ExecutorThread, guard_nodes
 from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run
-from .raised import bounded, trace_of, type_name
+from .raised import trace_of, type_name
 
 logger = logging.getLogger(__name__)
 
 # This pack's nodes and ComfyUI's basic ones check their inputs in no time; what others do is not known.
 QUICK_MODULES = (__name__.removesuffix("engine.comfyui"), "nodes.")
 VALIDATE_LIMIT_S = 10.0
-# Types of validation errors whose details have an input's value.
-QUOTING = {"value_not_in_list", "custom_validation_failed", "invalid_input_type"}
 
 # Progress and previews go to the websocket of this client, which never connects, instead of to all.
 CLIENT_ID = "comfyui_tryon"
@@ -60,8 +60,7 @@ class ComfyUIEngine:
             self._on_requests_fault,
         )
         self._progress_hook: Callable | None = None
-        self._caches: Any = None
-        follow_caches(execution.PromptExecutor, self._on_reset)
+        self._caches = Caches(execution.PromptExecutor)
 
     @property
     def name(self) -> str:
@@ -99,11 +98,7 @@ class ComfyUIEngine:
         except BaseException as raised:  # a node's definition may do anything
             logger.error("A prompt cannot be checked:\n%s", trace_of(raised))
             raise GraphError(f"checking it failed with {type_name(raised)}") from None
-        problems = [
-            f"node {node} ({found['class_type']}): {problem['message']}: {_details(node, problem)}"
-            for node, found in node_errors.items()
-            for problem in found["errors"]
-        ]
+        problems = problems_of(node_errors)
         if not valid:
             raise GraphError("; ".join(problems) or f"{error['message']} {error['details']}".strip())
         if missing := sorted(set(outputs) - set(good_outputs)):
@@ -207,16 +202,12 @@ class ComfyUIEngine:
             self._queue.delete_history_item(prompt_id)
             run.call(run.finish, _outcome(messages, self._requests_fault))
             self._requests_fault = None
-            if self._caches is not None:
-                forget(self._caches, run.request_independent)
+            self._caches.forget(run.request_independent)
             self._sweep(run)
 
     def on_removed(self, prompt_id: str) -> None:
         """Called in any thread when a waiting prompt has left the queue, by `cancel` or by ComfyUI's own API."""
         self._end(prompt_id, Interrupted("The operator removed this request from ComfyUI's queue."))
-
-    def _on_reset(self, caches: Any) -> None:
-        self._caches = caches
 
     def _on_death(self) -> None:
         """Ends the prompts that the executor thread was at when it ended, and which ComfyUI still counts as running."""
@@ -272,21 +263,6 @@ class ComfyUIEngine:
         if self._progress_hook is not None:
             return self._progress_hook(value, total, preview, *args, **kwargs)
         return None
-
-
-def _details(node: str, problem: dict) -> str:
-    """Returns what ComfyUI says of an input: of an exception only its class, of a value only whose it is.
-
-    The rest is for the log: a value may be a path, and what it is compared with a list of files.
-    """
-    known = problem.get("extra_info", {})
-    withheld = known.get("exception_type")
-    if problem["type"] in QUOTING:
-        withheld = withheld or known.get("input_name", "")
-    if withheld is None:
-        return str(problem["details"])
-    logger.error("Node %s: %s: %s", node, problem["message"], bounded(str(problem["details"])))
-    return str(withheld)
 
 
 def _outcome(messages: Sequence[tuple[str, dict]], requests_fault: BaseException | None) -> Exception | None:

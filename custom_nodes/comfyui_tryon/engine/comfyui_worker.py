@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import metrics
@@ -113,33 +113,6 @@ def guard_nodes(
             return original(*args, **kwargs)
 
     execution.get_output_data = guarded_coroutine if inspect.iscoroutinefunction(original) else guarded
-
-
-def follow_caches(executor: type[Any], on_reset: Callable[[Any], None]) -> None:
-    """Calls `on_reset` with the caches of ComfyUI's executor, of that class, whenever it makes new ones."""
-    original = executor.reset
-
-    @functools.wraps(original)
-    def reset(self: Any) -> None:
-        original(self)
-        on_reset(self.caches)
-
-    executor.reset = reset
-
-
-def forget(caches: Any, kept: Iterable[str]) -> None:
-    """Drops what a cache that goes on from prompt to prompt holds of the last one, but for the nodes that are `kept`.
-
-    Those are `--cache-lru` and the one by memory pressure, which newer releases have by default. They would keep a
-    request's images for any time. The classic cache drops by itself what the next prompt lacks.
-    """
-    cache = caches.outputs
-    if not hasattr(cache, "used_generation") or not cache.initialized:
-        return
-    keys = cache.cache_key_set
-    for node in set(keys.all_node_ids()) - set(kept):
-        for held in (cache.cache, cache.used_generation, cache.children, getattr(cache, "timestamps", {})):
-            held.pop(keys.get_data_key(node), None)
 
 
 def _is_ordinary(error: BaseException) -> bool:

@@ -81,8 +81,7 @@ class EmbeddedEngine:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def hold(self, model: torch.nn.Module) -> "Held":
-        handle = Held(model)
-        self._held.add(handle)
+        self._held.add(handle := Held(model))
         return handle
 
     def load(self, handle: "Held", working_memory: int = 0) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from .. import metrics
 from ..catvton.checkpoint import load_pipeline
-from ..catvton.pipeline import SCHEDULERS, SEED_LIMIT, STEPS_MAX, CatVTONPipeline, preview, working_memory
+from ..catvton.pipeline import MOST_STEPS, SCHEDULERS, SEED_LIMIT, CatVTONPipeline, preview, working_memory
 from ..engine import current as engine
 from ..weights import search as weights
 from ..weights.loaders import ATTENTION_VERSIONS, LOADERS, PRECISIONS
@@ -99,7 +99,7 @@ class TryOnCatVTON:
                 "refer_image": ("IMAGE", {"tooltip": "The garment; fitted whole on white."}),
                 "mask_image": ("IMAGE", {"tooltip": "White where the garment goes, in the person image's frame."}),
                 "seed": ("INT", {"default": 42, "min": 0, "max": 2**64 - 1, "control_after_generate": True}),
-                "steps": ("INT", {"default": 50, "min": 1, "max": STEPS_MAX, "tooltip": "Denoising steps."}),
+                "steps": ("INT", {"default": 50, "min": 1, "max": MOST_STEPS, "tooltip": "Denoising steps."}),
                 "cfg": (
                     "FLOAT",
                     {"default": 2.5, "min": 0.0, "max": 20.0, "step": 0.1, "round": 0.01, "tooltip": "Guidance scale."},

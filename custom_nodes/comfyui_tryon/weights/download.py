@@ -4,7 +4,6 @@ Needs nothing but the standard library and huggingface_hub, so that the image's 
 """
 
 import argparse
-import contextlib
 import errno
 import glob
 import hashlib
@@ -13,14 +12,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .exclusive import alone
 from .files import ATTENTION_FOLDERS, LICENCES, MODELS, SEGFORMER, Needed, folder_of, to_download
 
 LOCK = "tryon-weights.lock.json"
-BUSY = ".tryon-download"
 
 
 class DownloadError(Exception):
@@ -69,30 +68,12 @@ def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str,
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder, lambda: _say(f"Waiting for another download into {folder}")):
             lock = read_lock(folder)
             for repository, needed in wanted.items():
                 _Fetch(folder, repository, lock).run(needed, revisions.get(repository))
     except OSError as error:
         raise DownloadError(_disk_message(error, folder)) from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time fetch into a folder: two would append to the same partial files."""
-    from filelock import FileLock, Timeout  # which huggingface_hub needs
-
-    path = folder / BUSY
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _say(f"Waiting for another download into {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Fetch:

@@ -10,7 +10,7 @@ from ..schema import GARMENT_CATEGORIES, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_ST
 from .format import WorkflowInvalid
 
 TAG = "[tryon:"
-CLOTH_TYPES = {category: cloth_type for cloth_type, category in reversed(GARMENT_CATEGORIES.items())}
+OF_CATEGORY = {category: cloth_type for cloth_type, category in reversed(GARMENT_CATEGORIES.items())}
 
 # Whether the images of an output depend on no seed, on the request's as a whole, or each on one of its own.
 Seeding = Literal["none", "one", "each"]
@@ -80,7 +80,7 @@ def as_parameter(name: str, value: Any) -> Any:
     """Returns what a request would send for the value of the node input `name`; the reverse of `as_input`."""
     if name == "square":
         return "box" if value else "outline"
-    return CLOTH_TYPES.get(value, value) if name == "category" and isinstance(value, str) else value
+    return OF_CATEGORY.get(value, value) if name == "category" and isinstance(value, str) else value
 
 
 def with_defaults(

@@ -44,9 +44,7 @@ def parsed_json(data: bytes) -> Any:
     """Parses JSON, or raises WorkflowInvalid."""
     try:
         found = json.loads(data)
-        json.dumps(
-            found, ensure_ascii=False
-        ).encode()  # half a character, in a node's id, no reply could be written with
+        json.dumps(found, ensure_ascii=False).encode()  # fails on half a character, which no reply could hold
         return found
     except (ValueError, RecursionError) as error:
         raise WorkflowInvalid(f"it is not JSON ({error})") from None

@@ -19,12 +19,12 @@ from ..reply_models import BoundWorkflow, WorkflowList
 from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid, to_prompt
-from .parsing import LoadImage, parse_workflow, parsed_json, version_of
+from .pages import page_file, published_page
+from .parsing import LoadImage, parse_workflow, parsed_json
 from .unservable import NAME, PAGE_FOLDER, unservable
 
 logger = logging.getLogger(__name__)
 
-VERSION = "tryon_version"  # in a page's graph: of the prompt that was published with it
 MAX_BYTES = 4_000_000  # a file of 500 nodes has 1 MB
 
 
@@ -77,7 +77,6 @@ class Workflows:
         """Describes all workflows for people; `default` is the name of the one for requests that name none.
 
         Files that no request can ask for are listed by their file names, each with the reason.
-
         Reads the files that have changed: call it off the event loop.
         """
         described = []
@@ -113,7 +112,7 @@ class Workflows:
         if not NAME.fullmatch(name) or not self._path(name).is_file():
             raise KeyError(name)
         served = self._read(name)
-        found = self._page_of(name, served) or parsed_json(served)
+        found = published_page(self._page(name), served) or parsed_json(served)
         return {"workflow" if isinstance(found, dict) and "nodes" in found else "prompt": found}
 
     def publish(self, name: str, body: bytes) -> Workflow:
@@ -139,7 +138,7 @@ class Workflows:
         workflow = self._checked(name, content)
         with self._writing:
             if not converts:
-                self._write(self._page(name), json.dumps({**page, VERSION: workflow.version}, indent=1).encode())
+                self._write(self._page(name), page_file(page, workflow.version))
             self._write(self._folder / f"{name}.json", content)
             if converts:
                 self._remove_page(name)
@@ -239,14 +238,6 @@ class Workflows:
 
     def _page(self, name: str) -> Path:
         return self._folder / PAGE_FOLDER / f"{name}.json"
-
-    def _page_of(self, name: str, served: bytes) -> dict | None:
-        """Returns the page's graph that was published with the file that is served; None if that was replaced since."""
-        path = self._page(name)
-        page = parsed_json(path.read_bytes()) if path.is_file() else None
-        if not isinstance(page, dict):
-            return None
-        return page if page.pop(VERSION, version_of(served)) == version_of(served) else None
 
     def _remove_page(self, name: str) -> None:
         page = self._page(name)
