@@ -57,9 +57,8 @@ class Watched:
             step = round((2 * height * width / queries.shape[1]) ** 0.5)
             coarse = sources[:, step // 2 :: step, step // 2 :: step]
             (rows, columns), cells = coarse.shape[1:], coarse.flatten(1)
-            asked = (
-                (torch.rand(cells.shape, device=cells.device) + (cells >= 0)).topk(min(ASKED, rows * columns)).indices
-            )
+            urgency = torch.rand(cells.shape, device=cells.device) + (cells >= 0)
+            asked = urgency.topk(min(ASKED, rows * columns)).indices
             found = cells.gather(1, asked)
             targets = rows * columns + found // width // step * columns + found % width // step
             asking = queries.gather(1, asked[..., None].expand(-1, -1, queries.shape[-1]))

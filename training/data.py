@@ -95,6 +95,12 @@ def load_shard(folder: Path, shard: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
+def some_rows(folder: Path, rng: np.random.Generator, shards: int, count: int) -> np.ndarray:
+    """Returns `count` rows of one of the first shards, as of `load_shard`."""
+    rows = load_shard(folder, int(rng.integers(shards)))
+    return rows[np.sort(rng.choice(SHARD_PAIRS, count, replace=False))]
+
+
 def load_sources(folder: Path, shard: int) -> np.ndarray:
     """(pairs, height / 8, width / 8) int16, see `drawing.Pair.sources`; of a shard that is there."""
     return np.load(sources_path(folder, shard))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import LABELS, SHARD_PAIRS, SHARDS, ahead, load_shard
+from data import LABELS, SHARDS, ahead, some_rows
 from run import SEED, Machine, Network, Run
 
 STEPS, BATCH, RATE = 4300, 8, 1.5e-3
@@ -38,9 +38,8 @@ def some_people(machine: Machine, step: int) -> tuple[torch.Tensor, torch.Tensor
     They are mirrored, moved, turned, zoomed and in another light, or not.
     """
     rng = np.random.default_rng((machine.seed(step), 2))
-    count = max(1, BATCH // machine.processes)
-    rows = load_shard(machine.pairs, int(rng.integers(SHARDS)))
-    chosen = np.array(rows[np.sort(rng.choice(SHARD_PAIRS, count, replace=False)), ::2, ::2])
+    count = machine.part(BATCH)
+    chosen = some_rows(machine.pairs, rng, SHARDS, count)[:, ::2, ::2].copy()
     flipped = rng.random(count) < 0.5
     chosen[flipped] = chosen[flipped][:, :, ::-1]
     chosen[flipped, ..., LABELS] = np.take(MIRRORED, chosen[flipped, ..., LABELS])

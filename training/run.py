@@ -40,6 +40,10 @@ class Machine:
         """Returns the seed of a step's random numbers: the same whenever it is repeated, and of no other process."""
         return SEED + step * self.processes + self.rank
 
+    def part(self, count: int) -> int:
+        """Returns how many of a batch of `count` this process computes."""
+        return max(1, count // self.processes)
+
     def say(self, line: str) -> None:
         if self.leads:
             print(time.strftime("%H:%M:%S"), line, flush=True)

@@ -116,8 +116,8 @@ def main() -> None:
     )
     machine.output.mkdir(parents=True, exist_ok=True)
     if machine.leads:
-        idle = 1 if machine.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
-        start_drawing(machine.pairs, workers=idle)
+        workers = 1 if machine.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
+        start_drawing(machine.pairs, workers)
     train_further(machine, full) if arguments.further else train(machine, full)
 
 

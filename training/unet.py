@@ -185,7 +185,7 @@ def train_unet(machine: Machine, stage: Stage, vae: Network, start: dict | None)
         smaller = int(torch.rand((), generator=generator.manual_seed(SEED + run.step)) < stage.smaller)
         torch.manual_seed(machine.seed(run.step))
         latents[smaller].extend(shards_at(run.step))
-        batch = latents[smaller].batch(max(1, stage.batch * (1 + smaller) // machine.processes))
+        batch = latents[smaller].batch(machine.part(stage.batch * (1 + smaller)))
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bfloat16):
             loss = loss_of(run.model, watched, taught, batch, alphas, weights[smaller], stage.own)
         run.update(loss)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import HEIGHT, PERSON, SHARD_PAIRS, SHARDS, WIDTH, ahead, load_shard, picture, pixels, shards_at
+from data import HEIGHT, PERSON, SHARDS, WIDTH, ahead, load_shard, picture, pixels, shards_at, some_rows
 from run import SEED, Machine, Network, Run
 from sheets import sheet
 
@@ -102,7 +102,7 @@ def sharpen(machine: Machine, vae: Network) -> None:
 def crops(machine: Machine, step: int) -> torch.Tensor:
     """Returns (8, 3, 64, 64) in [-1, 1]; every fourth time, and in the end always, whole images, half size or full."""
     rng = np.random.default_rng(machine.seed(step))
-    rows = some_rows(machine, rng, shards_at(step), BATCH)
+    rows = some_rows(machine.pairs, rng, shards_at(step), machine.part(BATCH))
     whole = step % 4 == 0 or step > 0.8 * STEPS
     if whole:
         rows = rows[: (len(rows) + 1) // 2]
@@ -119,14 +119,8 @@ def crops(machine: Machine, step: int) -> torch.Tensor:
 def wholes(machine: Machine, step: int) -> torch.Tensor:
     """Returns (4, 3, H, W) in [-1, 1], mostly of people who wear the garment."""
     rng = np.random.default_rng((machine.seed(step), 1))
-    images, _ = pixels(some_rows(machine, rng, SHARDS, SHARPEN_BATCH), machine.device)
+    images, _ = pixels(some_rows(machine.pairs, rng, SHARDS, machine.part(SHARPEN_BATCH)), machine.device)
     return images[range(len(images)), rng.choice(3, len(images), p=[0.1, 0.2, 0.7])]
-
-
-def some_rows(machine: Machine, rng: np.random.Generator, shards: int, count: int) -> np.ndarray:
-    """Returns this process's part of `count` rows of one of the first shards, (n, H, W, 11) uint8."""
-    rows = load_shard(machine.pairs, int(rng.integers(shards)))
-    return rows[np.sort(rng.choice(SHARD_PAIRS, max(1, count // machine.processes), replace=False))]
 
 
 def difference(images: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,12 @@ def around(
     largest = centred(size, target)
     is_whole = width - largest.width <= 1 and height - largest.height <= 1
     if mask_box is None or (is_whole and (not zoom or height <= target_height)):
+        if mask_box is None:
+            return largest
+        left, top, right, bottom = mask_box
+        box = Window(left, top, right - left, bottom - top)
         # the aspect ratio to a pixel leaves out a row or a column
-        return largest if mask_box is None or _holds(largest, mask_box) else Window(0, 0, width, height)
+        return largest if box.within(largest) == box else Window(0, 0, width, height)
     left, top, right, bottom = _with_margin(mask_box, size)
     scale = min(width / target_width, height / target_height)
     if zoom:
@@ -79,12 +83,6 @@ def around(
     else:
         window = math.ceil(scale * target_width), math.ceil(scale * target_height)
     return Window(_place(left, right, window[0], width), _place(top, bottom, window[1], height), *window)
-
-
-def _holds(window: Window, box: tuple[int, int, int, int]) -> bool:
-    left, top, right, bottom = box
-    beyond = right > window.x + window.width or bottom > window.y + window.height
-    return not beyond and left >= window.x and top >= window.y
 
 
 def _with_margin(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +36,7 @@ def has_gpu(python: Path | None = None) -> bool:
     return os.path.exists("/dev/kfd") and python is not None and "rocm" in _version(python, "torch")
 
 
+@lru_cache
 def _version(python: Path, package: str) -> str:
     command = [str(python), "-c", f"import importlib.metadata; print(importlib.metadata.version({package!r}))"]
     return subprocess.run(command, capture_output=True, text=True).stdout

@@ -95,8 +95,9 @@ def packs_of(names: str) -> list[str]:
     return packs
 
 
-def prepare(asked: Asked, environment: MutableMapping[str, str]) -> None:
-    """Sets what the mode, the platform and the machine ask for in `environment`; what is set there stays."""
+def prepare(asked: Asked, environment: MutableMapping[str, str], python: Path | None = None) -> None:
+    """Sets what the mode, the platform and the machine, with its `python`, ask for in `environment`; what is set there
+    stays."""
     if asked.mode != "test":  # a link to the pack does not say where they are
         _default(environment, "TRYON_WORKFLOWS_DIR", str(REPOSITORY / "workflows"))
     for name in ("TRYON_MODELS_DIR", "TRYON_WORKFLOWS_DIR"):  # ComfyUI starts in its own folder
@@ -110,7 +111,8 @@ def prepare(asked: Asked, environment: MutableMapping[str, str]) -> None:
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # In --dev everybody who connects can run any node and write files.
     _default(environment, "LISTEN", "127.0.0.1" if asked.mode == "dev" else "0.0.0.0")
-    if not has_gpu() and not environment.get("OMP_WAIT_POLICY"):  # threads that wait leave the cores to other processes
+    # threads that wait leave the cores to other processes
+    if not has_gpu(python) and not environment.get("OMP_WAIT_POLICY"):
         environment["OMP_WAIT_POLICY"] = "passive"
         _default(environment, "GOMP_SPINCOUNT", "0")
     if asked.mode == "test":  # its processes and their servers keep all cores busy, and more threads would wait
@@ -133,7 +135,7 @@ def main(words: Sequence[str]) -> NoReturn:
     packs = packs_of(environment.get("TRYON_PACKS", ""))
     comfyui = find_comfyui(may_clone=asked.mode in ("demo", "dev"))
     python = set_up(asked.mode, comfyui)
-    prepare(asked, environment)
+    prepare(asked, environment, python)
     # Both read the settings: ComfyUI takes a while to load, and unlocked it would go on without the extension.
     if asked.demo:
         _default(environment, "TRYON_MODELS_DIR", str(REPOSITORY / ".demo/models"))

@@ -47,6 +47,10 @@ function keepingFocus(selector, show) {
   if (within) find("button, input, select", place)?.focus();
 }
 
+function announceGarments() {
+  result.announce(`Garments: ${chosen.garments.map(({ name }) => name).join(", ")}`);
+}
+
 async function addGarments(files) {
   const images = await Promise.allSettled(files.map((file) => loaded(file)));
   for (const { value } of images.filter(({ value }) => value)) {
@@ -54,7 +58,7 @@ async function addGarments(files) {
     else forget(value);
   }
   keepingFocus("#garment-picker", showGarments);
-  result.announce(`Garments: ${chosen.garments.map(({ name }) => name).join(", ")}`);
+  announceGarments();
   changed();
   const wrong = images.find(({ reason }) => reason);
   if (wrong) throw wrong.reason;
@@ -96,7 +100,7 @@ function showGarments() {
             showGarments();
             changed();
             find(`#garments li:nth-child(${index}) select, #garments li:nth-child(${index}) button`)?.focus();
-            result.announce(`Garments: ${garments.map(({ name }) => name).join(", ")}`);
+            announceGarments();
           }),
           button("Remove", () => {
             garments.splice(index, 1);

@@ -23,4 +23,5 @@ def published_page(path: Path, served: bytes) -> dict[str, Any] | None:
     page = parsed_json(path.read_bytes()) if path.is_file() else None
     if not isinstance(page, dict):
         return None
-    return page if page.pop(PUBLISHED_AS, version_of(served)) == version_of(served) else None
+    version = version_of(served)
+    return page if page.pop(PUBLISHED_AS, version) == version else None
