@@ -32,8 +32,8 @@ durations = Histogram(
 )
 stages = Histogram(
     "tryon_stage_seconds",
-    "How long a stage of a request took that was answered with images: receive, fetch, decode, queue, execute, encode, "
-    "total, upload.",
+    "How long a stage of a request took, of failed ones only receive and upload: receive, fetch, decode, queue, execute, "
+    "encode, total, upload.",
     ["stage"],
     buckets=SECONDS,
     registry=registry,
