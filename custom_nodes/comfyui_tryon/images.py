@@ -1,7 +1,5 @@
 """Images as bytes, to and from pixels."""
 
-import errno
-import hashlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -9,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from .errors import ApiError
 from .imagefiles import boxes, exif, jpeg, jxlheader, png, profiles, recognition, structure, tiff
 from .imagefiles.colour import Conversion
 from .imagefiles.heif import HAS_HEIF, open_heif
 from .imagefiles.jxl import HAS_JXL, open_jxl
-from .imagefiles.reducing import Box, reduce, reduced
+from .imagefiles.loading import Opened, is_memory_error, jpeg_file, load
+from .imagefiles.reducing import reduce, reduced
 from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, empty, strips, upright
 
 PILLOW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
@@ -26,7 +25,6 @@ MAX_SIDE = 16_384
 
 FORMAT_NAMES = {"HEIF": "HEIC", "JXL": "JPEG XL"}
 TURNED = ("HEIF", "JXL")  # by their decoders, as the file itself says and not its EXIF
-LAST_ROWS = 64  # as many as the largest unit of a JPEG has
 
 # Bytes that Pillow stores for a pixel; four in the modes that are not here.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -53,20 +51,6 @@ class Header:
     def pixel_bytes(self) -> int:
         width, height = reduced((self.width, self.height), self.max_side)
         return width * height * CHANNELS
-
-
-@dataclass
-class Opened:
-    """An image whose pixels are not decoded yet, and what its file says of them.
-
-    Attributes:
-        orientation: as in EXIF, 1 to 8; 1 where the decoder turns the image.
-        profile: the ICC profile of its colours, if they are not sRGB's.
-    """
-
-    image: Image.Image
-    orientation: int = 1
-    profile: bytes | None = None
 
 
 def read_header(data: bytes, field: str, max_pixels: int, max_side: int | None = None) -> Header:
@@ -106,35 +90,6 @@ def decode(
         box = load(found, data, size)
         image, conversion = reduce(found.image, Conversion(found.image, found.profile), size, box)
         return upright(image, found.orientation, conversion, allocate or empty)
-
-
-def load(found: Opened, data: bytes, size: tuple[int, int] | None = None) -> Box | None:
-    """Decodes the pixels of an image that `opened` gave for `data`.
-
-    A JPEG that is at least twice as large as `size` (width, height) is decoded to a half, a quarter or an eighth. Its
-    last row and column may be pixels in part; the box that is returned then is without what is beyond the image.
-
-    Raises:
-        OSError: it is damaged or truncated.
-    """
-    if not isinstance(found.image, JpegImagePlugin.JpegImageFile):
-        found.image.seek(0)
-        found.image.load()
-        if found.image.format == "JXL":  # which has it behind its header
-            found.profile = found.image.info.get("icc_profile")
-        return None
-    try:
-        if not jpeg.lacks_end_mark(data):
-            return _load_jpeg(found.image, size)
-    except OSError as error:
-        if _is_memory_error(error):
-            raise
-    found.image.close()
-    whole = jpeg.with_end_mark(jpeg.without_exif(data)[0], _digest)
-    if whole is None:
-        raise OSError("truncated")
-    found.image = _jpeg(whole)
-    return _load_jpeg(found.image, size)
 
 
 def encode(pixels: np.ndarray, output_format: str, quality: int) -> bytes:
@@ -189,11 +144,13 @@ def opened(data: bytes, field: str, max_pixels: int) -> Iterator[Opened]:
         raise _invalid(field, f"has {error}, more than any camera or editor writes. Save it again.") from None
     except Image.DecompressionBombError:
         raise _too_large(field, f"has more than {max_pixels} pixels") from None
+    except tiff.RawFile:
+        raise _invalid(field, f"is a camera's raw file. {recognition.AS_JPEG}") from None
     except UnidentifiedImageError:
         unknown = f"is not an image in a known format. Send {', '.join(INPUT_FORMATS)}."
         raise _invalid(field, recognition.named(data) or unknown) from None
     except Exception as error:
-        raise (out_of_memory() if _is_memory_error(error) else damaged(field, kind)) from None
+        raise (out_of_memory() if is_memory_error(error) else damaged(field, kind)) from None
 
 
 def _open(data: bytes) -> Opened:
@@ -205,10 +162,14 @@ def _open(data: bytes) -> Opened:
         return Opened(image, chunks.orientation(), chunks.profile())
     if data.startswith(b"\xff\xd8\xff"):
         plain, block = jpeg.without_exif(data)
-        image = _jpeg(plain)
+        image = jpeg_file(plain)
         return Opened(image, exif.orientation(block), image.info.get("icc_profile"))
     if data[:4] in tiff.BEGINNINGS:
         image = _pillow(tiff.first_image(data))
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            if tiff.misread(image):
+                raise UnidentifiedImageError
+            tiff.mend_palette(image)
         return Opened(image, exif.orientation(data), image.info.get("icc_profile"))
     if boxes.is_heif(data) and HAS_HEIF:
         image = open_heif(data)
@@ -229,31 +190,6 @@ def _pillow(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
 
 
-def _jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
-    # By its class: Image.open looks for further images in the file, and fails where their index is damaged.
-    try:
-        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    except SyntaxError as error:
-        raise OSError(str(error)) from None
-
-
-def _load_jpeg(image: JpegImagePlugin.JpegImageFile, size: tuple[int, int] | None) -> Box | None:
-    part = image.draft(None, size) if size else None
-    image.load()
-    return part and part[1]
-
-
-def _digest(data: bytes, whole: bool) -> bytes:
-    image = _jpeg(data)
-    image.load()
-    rows = image if whole else image.crop((0, max(0, image.height - LAST_ROWS), *image.size))
-    digest = hashlib.blake2b()
-    for *_, strip in strips(rows):
-        digest.update(strip.tobytes())
-    image.close()  # which frees its memory
-    return digest.digest()
-
-
 def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
@@ -262,12 +198,6 @@ def _check_size(size: tuple[int, int], field: str, max_pixels: int) -> None:
         raise _too_large(field, f"is {width} x {height}, more than {MAX_SIDE} on a side")
     if min(size) < MIN_SIDE:
         raise _invalid(field, f"is {width} x {height}. Send an image of at least {MIN_SIDE} pixels on each side.")
-
-
-def _is_memory_error(error: Exception) -> bool:
-    # Pillow's decoders report it as "out of memory error when reading image file".
-    short = isinstance(error, OSError) and (error.errno == errno.ENOMEM or "out of memory" in str(error))
-    return short or isinstance(error, MemoryError)
 
 
 def _decoder_bytes(image: Image.Image, max_side: int | None) -> int:

@@ -32,8 +32,8 @@ durations = Histogram(
 )
 stages = Histogram(
     "tryon_stage_seconds",
-    "How long a stage of a request took, of failed ones only receive and upload: receive, fetch, decode, queue, execute, "
-    "encode, total, upload.",
+    "How long a stage took: receive and upload of all requests; fetch, decode, queue, execute, encode and total of "
+    "those that were answered with images.",
     ["stage"],
     buckets=SECONDS,
     registry=registry,
@@ -93,7 +93,7 @@ def count(outcome: str, caller: str, seconds: float) -> None:
 
 
 def observe(seconds: Mapping[str, float], picture_count: int) -> None:
-    """Notes how long each stage of a request took that was answered with images."""
+    """Notes how long each stage of a request took that was answered."""
     pictures.inc(picture_count)
     for stage, value in seconds.items():
         stages.labels(stage).observe(value)

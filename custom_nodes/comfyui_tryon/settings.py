@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 30
     max_pixels: Annotated[int, Field(ge=64 * 64, le=1_000_000_000)] = 64_000_000
-    max_output_side: Annotated[int, Field(ge=64, le=16_384)] = 2048
+    max_output_side: Annotated[int, Field(ge=64, le=16_383)] = 2048
     decode_mb: Annotated[float, Field(ge=64, le=1_000_000)] = 2048
     warmup: bool = True
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 25

@@ -257,3 +257,18 @@ async def test_a_request_with_an_unclear_mask_is_refused_before_anything_runs(ap
     status, content = await client.tryon(grey | {"mask_image": unclear})
     assert (status, content["error"]["code"]) == (422, "invalid_image"), content
     assert content["error"]["details"] == {"field": "mask_image"} and not client.engine.runs
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "RGB", "1"])
+def test_a_large_mask_is_reduced_in_any_mode(mode):
+    found = mask.decode(to_bytes(grey(INSIDE).convert(mode)), "mask_image", 10**6, max_side=64)[..., 0]
+    wanted = np.array(grey(INSIDE).resize((48, 64), Image.Resampling.LANCZOS))
+    assert found.shape == (64, 48) and np.abs(found.astype(int) - wanted).max() <= 12
+
+
+@pytest.mark.parametrize("side, radius", [(256, 5), (1024, 40), (2048, 80)])
+def test_a_soft_edge_is_one_in_any_resolution(side, radius):
+    shape = Image.new("L", (side * 3 // 4, side))
+    shape.paste(255, (side // 4, side // 4, side // 2, side * 3 // 4))
+    soft = shape.filter(ImageFilter.GaussianBlur(radius))
+    assert np.array_equal(mask.decode(to_bytes(soft), "mask_image", 10**7)[..., 0] > 127, np.array(soft) > 127)

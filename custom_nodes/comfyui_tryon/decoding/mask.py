@@ -19,6 +19,7 @@ from PIL import Image, ImageChops
 from .. import images
 from ..errors import ApiError
 from ..imagefiles.colour import GreyScale, is_clear, is_wide
+from ..imagefiles.loading import load
 from ..imagefiles.reducing import reduce, reduced
 from ..imagefiles.strips import Allocate, empty, strips, upright
 
@@ -33,6 +34,7 @@ DARK, BRIGHT = 64, 190  # between them is neither black nor white
 MAX_GREY = 0.25  # of the image may be between them: a wide soft edge
 MAX_NEAR = 0.15  # more of it than of grey may be nearly black or nearly white: what JPEG does near edges
 MAX_FLAT_GREY = 0.005  # of the image may be an area of one grey: no edge is flat
+FLAT_SIDE = 256  # pixels that the longer side of an image has at least when flat areas are looked for
 FLAT = 3  # levels by which neighbours differ at most in such an area
 MAX_STRAY = 0.001  # of the pixels may have another colour
 MAX_RUN = 0.05  # of those of a lossy format may, by less than FAR
@@ -70,18 +72,18 @@ def decode(
         ApiError: as `images.decode`, and invalid_image for what cannot be told to be a mask.
     """
     with images.opened(data, field, max_pixels) as found:
-        images.load(found, data)
+        load(found, data)
         plain = _plain(found.image)
         try:
             to_mask = _reading(plain, found.image.format in LOSSY_FORMATS)
-            plain, to_mask = reduce(plain, to_mask, reduced(plain.size, max_side))
         except Unclear as error:
             raise ApiError("invalid_image", f"{field} {error}. {ADVICE}", field=field) from None
 
         def to_rgb(strip: Image.Image) -> Image.Image:
             return to_mask(strip).convert("RGB")
 
-        return upright(plain, found.orientation, to_rgb, allocate or empty)
+        plain, convert = reduce(plain, to_rgb, reduced(plain.size, max_side))
+        return upright(plain, found.orientation, convert, allocate or empty)
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -92,7 +94,7 @@ def _plain(image: Image.Image) -> Image.Image:
         )
         return grey if grey.mode == "L" else grey.convert("RGBA")
     if is_clear(image):
-        return image.convert("RGBA")
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -228,6 +230,7 @@ def _check_greys(
         if not colours.share(greys == 0) and colours.share(greys < 255):
             raise Unclear("has nothing that is black")
         return
+    image = image.reduce(max(1, max(image.size) // FLAT_SIDE))  # in which a soft edge is as steep, however large it was
     flat = _flat_values(image, value)
     least = MAX_FLAT_GREY * image.width * image.height
     grey_area = flat[(levels > 0) & (levels < 255)].sum() > least

@@ -21,7 +21,15 @@ def cut(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
         window: may reach beyond the image.
         size: (width, height) of the result.
     """
-    return _resized(_seen(image, window, "edge"), size)
+    whole = Window(0, 0, image.shape[1], image.shape[0])
+    inside = window.within(whole)
+    if inside == window:
+        return _resized(_part(image, window), size)
+    reached = _reached(inside, window, size)
+    resized = _cut_out(image, window, size, reached, "edge")
+    after = size[1] - reached.y - reached.height, size[0] - reached.x - reached.width
+    widths = [(reached.y, after[0]), (reached.x, after[1]), (0, 0)]
+    return np.pad(resized, widths[: image.ndim], mode="edge")
 
 
 def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
@@ -32,30 +40,52 @@ def cut_mask(mask: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndar
     Args:
         mask: uint8 (H, W).
     """
-    part = _seen(mask, window, "constant")
-    box = bounds(part > 0)
-    if box is None or (part.shape[1], part.shape[0]) == size:
-        return _resized(part, size)
-    across, down = part.shape[1] / size[0], part.shape[0] / size[1]
-    beside, above = (math.ceil(LANCZOS_REACH / min(1, scale)) for scale in (across, down))
-    left, top = max(0, int(box[0] / across) - beside), max(0, int(box[1] / down) - above)
-    right = min(size[0], math.ceil(box[2] / across) + beside)
-    bottom = min(size[1], math.ceil(box[3] / down) + above)
-    resized = np.zeros((size[1], size[0]), np.uint8)
-    reach = left * across, top * down, right * across, bottom * down
-    resized[top:bottom, left:right] = _resized(part, (right - left, bottom - top), reach)
-    return resized
+    inside = window.within(Window(0, 0, mask.shape[1], mask.shape[0]))
+    box = bounds(_part(mask, inside) > 0)
+    result = np.zeros((size[1], size[0]), np.uint8)
+    if box is None:
+        return result
+    white = Window(inside.x + box[0], inside.y + box[1], box[2] - box[0], box[3] - box[1])
+    reached = _reached(white, window, size)
+    rows, columns = slice(reached.y, reached.y + reached.height), slice(reached.x, reached.x + reached.width)
+    result[rows, columns] = _cut_out(mask, window, size, reached, "constant")
+    return result
 
 
-def _seen(image: np.ndarray, window: Window, beyond: Literal["edge", "constant"]) -> np.ndarray:
-    """Returns what `window` holds of an image; what is beyond the image repeats its edge or, if constant, is black."""
-    seen = window.within(Window(0, 0, image.shape[1], image.shape[0]))
-    part = image[seen.y : seen.y + seen.height, seen.x : seen.x + seen.width]
-    if seen == window:
-        return part
-    before = seen.y - window.y, seen.x - window.x
-    after = window.height - seen.height - before[0], window.width - seen.width - before[1]
-    return np.pad(part, [*zip(before, after), (0, 0)][: part.ndim], mode=beyond)
+def _reached(part: Window, window: Window, size: tuple[int, int]) -> Window:
+    """Returns the part of a result of `size` (width, height) that `part` of the image makes a difference to."""
+    across, down = window.width / size[0], window.height / size[1]
+    beside, above = (math.ceil(LANCZOS_REACH / min(1, scale)) + 1 for scale in (across, down))
+    x, y = part.x - window.x, part.y - window.y
+    left, top = max(0, int(x / across) - beside), max(0, int(y / down) - above)
+    right = min(size[0], math.ceil((x + part.width) / across) + beside)
+    bottom = min(size[1], math.ceil((y + part.height) / down) + above)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _cut_out(
+    image: np.ndarray, window: Window, size: tuple[int, int], part: Window, beyond: Literal["edge", "constant"]
+) -> np.ndarray:
+    """Returns `part` of what `window` of an image becomes at `size` (width, height).
+
+    What is beyond the image repeats its edge or, if constant, is black. Only what `part` is made of is looked at: a
+    narrow window may be thirty times as high as the image.
+    """
+    across, down = window.width / size[0], window.height / size[1]
+    box = part.x * across, part.y * down, (part.x + part.width) * across, (part.y + part.height) * down
+    beside, above = (math.ceil(LANCZOS_REACH * max(1, scale)) + 1 for scale in (across, down))
+    left, top = max(0, int(box[0]) - beside), max(0, int(box[1]) - above)
+    right, bottom = min(window.width, math.ceil(box[2]) + beside), min(window.height, math.ceil(box[3]) + above)
+    seen = Window(window.x + left, window.y + top, right - left, bottom - top)
+    inside = seen.within(Window(0, 0, image.shape[1], image.shape[0]))
+    before = inside.y - seen.y, inside.x - seen.x
+    after = seen.height - inside.height - before[0], seen.width - inside.width - before[1]
+    padded = np.pad(_part(image, inside), [*zip(before, after), (0, 0)][: image.ndim], mode=beyond)
+    return _resized(padded, part[2:], (box[0] - left, box[1] - top, box[2] - left, box[3] - top))
+
+
+def _part(image: np.ndarray, part: Window) -> np.ndarray:
+    return image[part.y : part.y + part.height, part.x : part.x + part.width]
 
 
 def _resized(

@@ -3,8 +3,9 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
+from . import tiff
 from .strips import strips
 
 WHITE = (255, 255, 255, 255)
@@ -24,7 +25,7 @@ class Conversion:
     def __init__(self, image: Image.Image, profile: bytes | None) -> None:
         self._grey = GreyScale(image) if is_wide(image) else None
         self._alpha = is_clear(image)
-        self._is_grey = image.mode in ("L", "LA", "La")
+        self._is_grey = image.mode in ("L", "LA", "La") or is_wide(image)
         self._profile = profile
         self._to_srgb: ImageCms.ImageCmsTransform | None = None
         self._space = ""
@@ -33,7 +34,7 @@ class Conversion:
         if self._grey:
             strip = self._grey(strip)
         if self._alpha:
-            strip = strip.convert("RGBA")
+            strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, WHITE), strip).convert("RGB")
         elif strip.mode in ("P", "1"):
             strip = strip.convert("RGB")
@@ -71,16 +72,27 @@ class GreyScale:
 
     def __init__(self, image: Image.Image, small_numbers: bool = False) -> None:
         self._clear = image.info.get("transparency")
-        # Pillow turns a TIFF's round where it has 8 bits or fewer.
-        self._white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
-        self._top = 65535.0
-        if image.mode == "F" or small_numbers:
-            brightest = max(strip.max(initial=0) for _, _, strip in strips(image))
-            one = image.mode == "F" and brightest <= 1
-            self._top = 1.0 if one else 255.0 if brightest <= 255 else 65535.0
+        most, self._signed, self._white_is_zero = 65535, True, False
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            most, self._signed = tiff.whole_numbers(image)
+            # Pillow turns it round where it has 8 bits or fewer.
+            self._white_is_zero = image.tag_v2.get(PHOTOMETRIC) == 0
+        self._top = float(most)
+        if image.mode == "F" or most > 65535 or small_numbers:
+            brightest = max(self._numbers(strip).max(initial=0) for *_, strip in strips(image))
+            if image.mode == "F" and brightest <= 2:  # resized and sharpened ones are somewhat above 1
+                self._top = 1.0
+            else:
+                self._top = next((top for top in (255.0, 65535.0) if brightest <= top <= most), self._top)
+
+    def _numbers(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns finite numbers of pixels of a wide mode."""
+        if pixels.dtype == np.int32 and not self._signed:
+            return pixels.view(np.uint32)  # Pillow has no mode of its own for them
+        return np.where(np.isfinite(pixels), pixels, 0) if pixels.dtype == np.float32 else pixels
 
     def __call__(self, strip: Image.Image) -> Image.Image:
-        numbers = np.asarray(strip)
+        numbers = self._numbers(np.asarray(strip))
         levels = (numbers.astype(np.float64).clip(0, self._top) * (255.0 / self._top)).round()
         levels = 255.0 - levels if self._white_is_zero else levels
         grey = Image.fromarray(levels.astype(np.uint8))

@@ -32,11 +32,12 @@ def without_exif(data: bytes) -> tuple[bytes, bytes]:
     blocks: list[bytes] = []
     position = 2
     for _ in range(MAX_SEGMENTS):
-        head = data[position : position + 4]
-        if len(head) < 4 or head[0] != 0xFF or head[1] == SCAN:
+        found = NEXT_MARKER.search(data, position)  # which may follow fill bytes, or what decoders skip
+        if found is None or data[found.end() - 1] == SCAN:
             break
-        start, position = position + 4, position + 2 + int.from_bytes(head[2:], "big")
-        if head[1] == 0xE1 and data.startswith(EXIF, start):
+        start = found.end() + 2
+        position = found.end() + int.from_bytes(data[found.end() : start], "big")
+        if data[found.end() - 1] == 0xE1 and data.startswith(EXIF, start):
             blocks.append(data[start + len(EXIF) if blocks else start : position])
             renamed.append(start)
     if renamed:
@@ -53,6 +54,16 @@ def lacks_end_mark(data: bytes) -> bool:
         return not data.endswith(END)
     film = _film(data)
     return film is not None and not data[:film].rstrip(b"\0").endswith(END)
+
+
+def lacks_pixels(data: bytes, digest: Callable[[bytes, bool], bytes]) -> bool:
+    """Whether an image with an end mark was truncated before it got that; `digest` as in `with_end_mark`."""
+    scans = _scans(data)
+    if scans is None:
+        return False
+    end = NEXT_MARKER.search(data, scans[0])
+    image = data[: end.start()] if end else data
+    return not scans[1] or not _is_whole(image, RESTARTS in image[: scans[0]], digest)
 
 
 def with_end_mark(data: bytes, digest: Callable[[bytes, bool], bytes]) -> bytes | None:

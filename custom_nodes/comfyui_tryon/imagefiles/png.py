@@ -21,6 +21,10 @@ LEVEL = 2
 FILTER_UP = 2
 MAX_PROFILE_BYTES = 8_000_000
 MAX_EXIF_BYTES = 1_000_000
+COLOUR_TYPES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # the channels of each
+# The first column and row of each pass of an interlaced image, and how far apart its columns and rows are.
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+AT_ONCE = 1 << 16  # bytes that are inflated
 
 
 @dataclass
@@ -92,6 +96,29 @@ def scale_transparency(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     elif image.mode == "L" and bits in (2, 4) and isinstance(clear, int):
         image.info["transparency"] = clear * 255 // (2**bits - 1)
+
+
+def is_interlaced(data: bytes) -> bool:
+    return data[28] == 1
+
+
+def lacks_pixels(data: bytes) -> bool:
+    """Whether the compressed pixels of a PNG end before those of its last row."""
+    width, height, bits, kind = struct.unpack_from(">2I2B", data, 16)
+    pixel_bits = bits * COLOUR_TYPES[kind]
+    lacking = 0
+    for x, y, across, down in ADAM7 if is_interlaced(data) else [(0, 0, 1, 1)]:
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        lacking += rows * (1 + -(-columns * pixel_bits // 8)) if columns > 0 else 0
+    inflater, position = isal_zlib.decompressobj(), len(SIGNATURE)
+    while lacking > 0 and not inflater.eof and position < len(data):
+        size, name = struct.unpack_from(">I4s", data, position)
+        content = data[position + 8 : position + 8 + size] if name == b"IDAT" else b""
+        while content and lacking > 0:
+            lacking -= len(inflater.decompress(content, AT_ONCE))
+            content = inflater.unconsumed_tail
+        position += 12 + size
+    return lacking > 0 and lacking > len(inflater.flush())  # which may keep the end of a run
 
 
 def write(pixels: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ from . import boxes
 
 AS_JPEG = "Save it as JPEG or PNG, and send that."
 JPEG_XL = "JPEG XL in a form that cannot be read (such as an animation, CMYK or linear light), or damaged"
+TIFF = "TIFF in a form that cannot be read (such as a camera's raw file or rare kinds of numbers), or damaged"
 BYTES = "Send the bytes of an image file."
 # What files begin with, what they are called and what to do.
 BEGINNINGS: list[tuple[bytes, str, str]] = [
@@ -19,6 +20,10 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"\xff\x0a", JPEG_XL, AS_JPEG),
     (b"\0\0\0\x0cJXL ", JPEG_XL, AS_JPEG),
     (b"II\xbc", "JPEG XR", AS_JPEG),
+    (b"II*\0", TIFF, AS_JPEG),
+    (b"MM\0*", TIFF, AS_JPEG),
+    (b"II+\0", TIFF, AS_JPEG),
+    (b"MM\0+", TIFF, AS_JPEG),
     (b"\0\0\1\0", "a Windows icon (ICO)", AS_JPEG),
     (b"\0\0\2\0", "a Windows cursor (CUR)", AS_JPEG),
     (b"icns", "an Apple icon (ICNS)", AS_JPEG),

@@ -7,6 +7,8 @@ bounds are far above what cameras and editors write.
 import re
 import struct
 
+from .tiff import MAX_IMAGES
+
 MAX_SCANS = 50  # progressive JPEGs have about ten; 50 of 50 megapixels take 4 s
 MAX_SEGMENTS = 2_000  # a profile and metadata of 64 kB each
 MAX_CHUNKS = 50_000  # a PNG of 30 MB in libpng's chunks of 8 kB has 4,000
@@ -111,19 +113,21 @@ def _check_gif(data: bytes) -> None:
 
 def _check_tiff(data: bytes) -> None:
     order = "<" if data[0] == 0x49 else ">"
-    if struct.unpack_from(order + "H", data, 2)[0] == 43:  # BigTIFF
-        (directory,) = struct.unpack_from(order + "Q", data, 8)
-        (tags,) = struct.unpack_from(order + "Q", data, directory)
-        entry, first, step = order + "HHQ", directory + 8, 20
-    else:
-        (directory,) = struct.unpack_from(order + "I", data, 4)
-        (tags,) = struct.unpack_from(order + "H", data, directory)
-        entry, first, step = order + "HHI", directory + 2, 12
-    if tags > MAX_TAGS:
-        raise TooComplex(f"more than {MAX_TAGS} tags")
-    size = 0
-    for index in range(tags):
-        _, kind, count = struct.unpack_from(entry, data, first + index * step)
-        size += count * TYPE_BYTES.get(kind, 1)
-    if size > len(data) + MAX_TAGS * 8:
-        raise TooComplex("tags that share their values")
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    count, entry, link = (order + "Q", order + "HHQ", order + "Q") if big else (order + "H", order + "HHI", order + "I")
+    step, link_at = (20, 8) if big else (12, 4)
+    for _ in range(MAX_IMAGES):  # as many as are looked at for one that is no thumbnail
+        (directory,) = struct.unpack_from(link, data, link_at)
+        if not directory:
+            return
+        (tags,) = struct.unpack_from(count, data, directory)
+        if tags > MAX_TAGS:
+            raise TooComplex(f"more than {MAX_TAGS} tags")
+        first = directory + struct.calcsize(count)
+        size = 0
+        for index in range(tags):
+            _, kind, number = struct.unpack_from(entry, data, first + index * step)
+            size += number * TYPE_BYTES.get(kind, 1)
+        if size > len(data) + MAX_TAGS * 8:
+            raise TooComplex("tags that share their values")
+        link_at = first + tags * step

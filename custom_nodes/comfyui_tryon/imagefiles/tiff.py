@@ -1,6 +1,9 @@
 """Reduces a TIFF to the tags that make its pixels, so that no other tag can keep it from being decoded."""
 
 import struct
+from dataclasses import dataclass
+
+from PIL import TiffImagePlugin
 
 BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # All of the baseline and its extensions that say how pixels are stored, and the ICC profile; not the orientation, by
@@ -10,29 +13,112 @@ KEPT = {
     347, 529, 530, 532, 34675,
 }  # fmt: skip
 OLD_JPEG = set(range(512, 522))  # of compression 6 alone; elsewhere they belong to a thumbnail
-COMPRESSION = 259
+SUBFILE, BITS, COMPRESSION, PLANAR, PER_PIXEL, COLOURS, FORMAT = 254, 258, 259, 284, 277, 320, 339
+PARTS, DNG = 330, 50706
+THUMBNAIL = 1  # the bit of SUBFILE
+UNSIGNED, SIGNED = 1, 2
+MAX_IMAGES = 16  # that are looked at for one that is no thumbnail
+
+
+class RawFile(ValueError):
+    """A camera's raw file, which holds only a thumbnail that could be read."""
+
+
+@dataclass
+class _Layout:
+    """How directories of a TIFF are written."""
+
+    order: str
+    count: str
+    link: str
+    entry_bytes: int
+
+    @classmethod
+    def of(cls, data: bytes) -> "_Layout":
+        order = "<" if data.startswith(b"I") else ">"
+        big = struct.unpack_from(order + "H", data, 2)[0] == 43
+        return cls(order, order + "Q", order + "Q", 20) if big else cls(order, order + "H", order + "I", 12)
+
+    @property
+    def link_bytes(self) -> int:
+        return struct.calcsize(self.link)
+
+    @property
+    def first_link(self) -> int:
+        return 8 if self.link_bytes == 8 else 4
 
 
 def first_image(data: bytes) -> bytes:
-    """Returns a TIFF of the first image of `data` with those tags alone; `data` itself where it is damaged."""
-    order = "<" if data.startswith(b"I") else ">"
+    """Returns a TIFF of the first image of `data` that is no thumbnail with those tags alone; damaged ones unchanged.
+
+    Raises:
+        RawFile: there are thumbnails alone, or it says that it is one.
+    """
     try:
-        if struct.unpack_from(order + "H", data, 2)[0] == 43:  # BigTIFF
-            (start,) = struct.unpack_from(order + "Q", data, 8)
-            count_layout, entry_bytes, link_bytes = order + "Q", 20, 8
-        else:
-            (start,) = struct.unpack_from(order + "I", data, 4)
-            count_layout, entry_bytes, link_bytes = order + "H", 12, 4
-        (count,) = struct.unpack_from(count_layout, data, start)
-        first = start + struct.calcsize(count_layout)
-        end = first + count * entry_bytes
-        entries = [data[place : place + entry_bytes] for place in range(first, end, entry_bytes)]
-        kept = {struct.unpack_from(order + "H", entry)[0]: entry for entry in reversed(entries)}
-        old_jpeg = struct.unpack_from(order + "H", kept[COMPRESSION], entry_bytes - link_bytes)[0] == 6
-        wanted = KEPT | OLD_JPEG if old_jpeg else KEPT
+        layout = _Layout.of(data)
+        place, entries = _chosen(data, layout)
+        kept = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in reversed(entries)}
+        compression = struct.unpack_from(layout.order + "H", kept[COMPRESSION], layout.entry_bytes - layout.link_bytes)
+        wanted = KEPT | OLD_JPEG if compression[0] == 6 else KEPT
         kept = {tag: kept[tag] for tag in sorted(kept) if tag in wanted}
     except (KeyError, struct.error):
         return data
-    directory = struct.pack(count_layout, len(kept)) + b"".join(kept.values()) + bytes(link_bytes)
+    directory = struct.pack(layout.count, len(kept)) + b"".join(kept.values()) + bytes(layout.link_bytes)
     # In the place of the old one, as far as it is long: no offset changes.
-    return data[:start] + directory[: len(data) - start] + data[start + len(directory) :]
+    data = data[:place] + directory[: len(data) - place] + data[place + len(directory) :]
+    after = layout.first_link + layout.link_bytes
+    return data[: layout.first_link] + struct.pack(layout.link, place) + data[after:]
+
+
+def _chosen(data: bytes, layout: _Layout) -> tuple[int, list[bytes]]:
+    """Returns where the directory of the first image that is no thumbnail begins, and its entries."""
+    link = layout.first_link
+    found: list[tuple[int, list[bytes]]] = []
+    for _ in range(MAX_IMAGES):
+        (place,) = struct.unpack_from(layout.link, data, link)
+        if not place:
+            break
+        (count,) = struct.unpack_from(layout.count, data, place)
+        first = place + struct.calcsize(layout.count)
+        link = first + count * layout.entry_bytes
+        entries = [data[start : start + layout.entry_bytes] for start in range(first, link, layout.entry_bytes)]
+        found.append((place, entries))
+        tags = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in entries}
+        value_at = layout.entry_bytes - layout.link_bytes
+        kind = struct.unpack_from(layout.order + "I", tags[SUBFILE], value_at)[0] if SUBFILE in tags else 0
+        if DNG in tags:
+            raise RawFile
+        if not kind & THUMBNAIL:
+            return found[-1]
+        if PARTS in tags:  # where cameras keep what the thumbnail shows
+            raise RawFile
+        if link + layout.link_bytes > len(data):
+            break
+    return found[0]
+
+
+def misread(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether Pillow takes the bytes of an opened TIFF for other numbers than they are."""
+    tags = image.tag_v2
+    bits, number = max(tags.get(BITS, (1,))), max(tags.get(FORMAT, (UNSIGNED,)))
+    compressed, planar = tags.get(COMPRESSION, 1) != 1, tags.get(PLANAR, 1) == 2 and tags.get(PER_PIXEL, 1) > 1
+    # Only Pillow's own decoder turns these bytes, and only libtiff's puts such planes together.
+    if number == SIGNED and bits <= 8:
+        return True
+    if planar and (image.mode in ("LA", "La") or bits == 16 and not compressed):
+        return True
+    return tags.prefix == b"MM" and compressed and (bits == 32 or number == SIGNED)
+
+
+def mend_palette(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Gives an image the palette of writers that store levels of 255, not of 65535."""
+    colours = image.tag_v2.get(COLOURS, ())
+    if image.mode == "P" and colours and max(colours) < 256 and len(colours) % 3 == 0:
+        count = len(colours) // 3
+        image.putpalette([colours[channel * count + index] for index in range(count) for channel in range(3)])
+
+
+def whole_numbers(image: TiffImagePlugin.TiffImageFile) -> tuple[int, bool]:
+    """Returns the largest number that a wide image of whole numbers can hold, and whether it has a sign."""
+    bits, number = max(image.tag_v2.get(BITS, (16,))), max(image.tag_v2.get(FORMAT, (UNSIGNED,)))
+    return 2 ** (bits - (number == SIGNED)) - 1, number == SIGNED
