@@ -1,7 +1,7 @@
 """Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -28,6 +28,7 @@ SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
 MAX_GARMENTS = 4
 MAX_UPLOADS = 16
 URL_HEAD = 256  # characters
+MAX_WORD = 256
 URL_TEXT = re.compile(r"\s*https?://", re.IGNORECASE)
 
 # What nodes call the garments in their inputs named category.
@@ -66,6 +67,8 @@ def _image(value: Any) -> bytes:
     if not isinstance(value, str):
         raise PydanticCustomError("image", "must be a base64 string, a data URI or a URL")
     if URL_TEXT.match(value[:URL_HEAD]):  # of millions of spaces it would try every one
+        if len(value) > MAX_URL + URL_HEAD:
+            raise PydanticCustomError("image", "is a URL of more than {most} characters", {"most": MAX_URL})
         return ImageUrl(value.encode("utf-8", "replace"))
     try:
         return decode_text(value)
@@ -78,8 +81,10 @@ def _listed(value: Any) -> Any:
 
 
 def _seed(value: Any) -> Any:
-    given = value.strip() if isinstance(value, str) else value
-    return None if given in (-1, "-1") else value
+    if isinstance(value, float) and value.is_integer():  # as some languages write whole numbers beyond 2^63
+        value = int(value)
+    given = value.strip() if _is_short(value) else value
+    return None if given in (-1, "-1", "-1.0") else value
 
 
 def _cloth_type(value: Any) -> Any:
@@ -110,13 +115,18 @@ def _side(value: int) -> int:
 
 def _number(value: Any) -> Any:
     # pydantic takes True for 1
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value[:MAX_WORD]):  # and 1_0 for 10
         raise PydanticCustomError("number", "must be a number")
     return value
 
 
 def _word(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
+    return value.strip().lower() if _is_short(value) else value
+
+
+def _is_short(value: Any) -> bool:
+    """Whether `value` is text that may mean something; to change the case of megabytes holds the event loop up."""
+    return isinstance(value, str) and len(value) <= MAX_WORD
 
 
 ImageData = Annotated[
@@ -129,7 +139,12 @@ SEVERAL = Several()
 Listed = BeforeValidator(_listed)
 EachGarment = Field(min_length=1, max_length=MAX_GARMENTS)
 Url = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
-ClothType = Annotated[Literal["upper", "lower", "overall", "inner", "outer"], BeforeValidator(_cloth_type)]
+ClothName = Literal["upper", "lower", "overall", "inner", "outer"]
+ClothType = Annotated[
+    ClothName,
+    BeforeValidator(_cloth_type),
+    WithJsonSchema({"type": "string", "enum": [*get_args(ClothName), *CLOTH_TYPE_ALIASES]}),
+]
 Side = Annotated[
     int,
     Number,
@@ -202,9 +217,11 @@ class TryonRequest(BaseModel):
     num_images: Annotated[int, Field(ge=1, le=4), Number, NodeInput("batch_size")] = Field(
         default=1, description="Number of images; their seeds count up."
     )
-    output_format: Annotated[ImageFormat, BeforeValidator(format_name)] = Field(
-        default="png", description='"jpg" and media types such as "image/webp" are understood too.'
-    )
+    output_format: Annotated[
+        ImageFormat,
+        BeforeValidator(format_name),
+        WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp", "jpg"]}),
+    ] = Field(default="png", description='"jpg" and media types such as "image/webp" are understood too.')
     output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
     workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(
         default=None, description="A published workflow's name; see GET /api/v1/workflows."

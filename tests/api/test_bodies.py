@@ -7,7 +7,9 @@ import re
 import urllib.parse
 
 import pytest
+from aiohttp import web
 from comfyui_tryon import parsing
+from comfyui_tryon.api import replies as replies_module
 from comfyui_tryon.datauri import decode_text
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,16 @@ async def send_bytes(client, body: bytes, content_type: str | None = "applicatio
 async def test_a_control_that_was_left_blank_is_no_field(api, blank):
     client = await api()
     status, error, _ = await send_form(client, PERSON, blank, GARMENT)
+    assert status == 200, error
+
+
+@pytest.mark.parametrize("name, value", [("person_image", PNG), ("seed", b"7")])
+async def test_a_blank_part_behind_a_filled_one_of_the_same_name_is_no_field(api, name, value):
+    client = await api()
+    others = {"person_image": PERSON, "garment_image": GARMENT}
+    others.pop(name, None)
+    filled = part(name, value, '; filename="a"' if value is PNG else "")
+    status, error, _ = await send_form(client, filled, part(name, b""), *others.values())
     assert status == 200, error
 
 
@@ -113,12 +125,15 @@ async def test_a_value_comes_as_text_or_as_a_file(api, content, more, head):
         (part("seed", b"7", head="Content-Type: text/plain; charset=nonsense\r\n"), "'nonsense'"),
         (part("garm_img", PNG, '; filename="a"'), "'garm_img' is not a field: did you mean garment_image?"),
         (part("prompt", b"x"), "'prompt' is not a field. Known:"),
+        # an encoding that no browser uses and Python takes milliseconds for
+        (part("seed", b"7-", head="Content-Type: text/plain; charset=punycode\r\n"), "'punycode'"),
+        (part("seed", b"7") + part("seed", b"8"), "'seed' twice"),
     ],
 )
 async def test_a_bad_part_is_named(api, bad, words):
     client = await api()
     status, error, _ = await send_form(client, PERSON, bad, GARMENT)
-    assert status == 422 and words in error["message"]
+    assert status in (400, 422) and words in error["message"]
 
 
 async def test_a_form_without_a_boundary_says_so(api):
@@ -131,6 +146,13 @@ OPTIONAL = (
     "mask_image cloth_type garment_photo mask_shape framing return_mask num_inference_steps guidance_scale seed "
     "width height num_images output_format output_quality workflow webhook_url upload_urls"
 ).split()
+
+
+async def test_the_document_allows_the_names_that_the_api_understands(api):
+    async with (await api()).get("/api/v1/openapi.json") as reply:
+        fields = (await reply.json())["components"]["schemas"]["TryonRequest"]["properties"]
+    assert {"upper", "tops", "dress", "full"} <= set(str(fields["cloth_type"]).replace("'", " ").split())
+    assert "'jpg'" in str(fields["output_format"])
 
 
 async def test_null_stands_for_no_value_in_every_optional_field(api, grey):
@@ -196,6 +218,31 @@ async def test_a_content_type_that_is_not_read_is_named(api, grey, content_type,
     client = await api()
     status, error = await send_bytes(client, json.dumps(grey).encode(), content_type)
     assert (status, error["code"]) == (415, "unsupported_media_type") and words in error["message"]
+
+
+async def test_the_type_of_a_body_is_read_without_a_parser_that_takes_seconds(api, grey, monkeypatch):
+    def content_type(request: web.BaseRequest) -> str:
+        raise AssertionError("quotes in this header take it a second")
+
+    client = await api()
+    monkeypatch.setattr(web.BaseRequest, "content_type", property(content_type))
+    body = json.dumps(grey).encode()
+    assert (await send_bytes(client, body, 'application/json;a="' + '"' * 4_000))[0] == 200
+    assert (await send_bytes(client, body, "Application/JSON ; charset=utf-8"))[0] == 200
+    assert (await send_bytes(client, body, "text/plain;" + '"' * 4_000))[0] == 415
+
+
+async def test_a_large_body_may_have_the_escapes_of_php_and_few_others(api, grey):
+    client = await api()
+    noise = to_base64(Image.effect_noise((1_400, 1_400), 90))
+    written = json.dumps(grey | {"person_image": noise, "seed": 7}).replace("/", "\\/")
+    assert len(written) > 2_000_000 and written.count("\\") > 30_000
+    assert (await send_bytes(client, written.encode()))[0] == 200
+    for letter in ("\\u0041", "\u00e4"):
+        status, error = await send_bytes(client, f'{{"person_image": "{letter * 700_000}"}}'.encode())
+        assert status == 400 and "escapes" in error["message"]
+    both = f'{{"person_image": "{"A" * 2_000_000}", "garment_image": "\\\\/"}}'
+    assert (await send_bytes(client, both.encode()))[1]["code"] == "invalid_image"
 
 
 async def test_a_compressed_body_is_refused_and_identity_is_not(api, grey):
@@ -350,9 +397,22 @@ async def test_numbers_may_be_strings(api, grey, change):
     assert (await client.tryon(grey | change))[1]["seed"] == 7
 
 
+async def test_seeds_beyond_64_bits_of_a_float_are_whole_numbers(api, grey):
+    client = await api()
+    for text, seed in (("1e19", 10**19), ("18446744073709549568.0", 2**64 - 2048)):
+        body = json.dumps(grey)[:-1] + f', "seed": {text}}}'
+        async with client.post("/api/v1/tryon", data=body, headers={"Content-Type": "application/json"}) as reply:
+            assert (await reply.json())["seed"] == seed
+
+
+@pytest.mark.parametrize("value", ["1_0", 1.5, True, "seven", 2e19])
+async def test_what_is_no_seed_is_refused(api, grey, value):
+    assert await (await api()).error(grey | {"seed": value}) == (422, "invalid_parameter")
+
+
 async def test_minus_one_is_a_random_seed_as_text_too(api, grey):
     client = await api()
-    for value in (-1, "-1", " -1 "):
+    for value in (-1, "-1", " -1 ", -1.0, "-1.0"):
         status, content = await client.tryon(grey | {"seed": value})
         assert status == 200 and content["seed"] >= 0
 
@@ -381,3 +441,18 @@ async def test_the_form_of_the_reply_is_what_the_client_prefers(api, grey, accep
     client = await api()
     async with client.post("/api/v1/tryon", json=grey | {"output_format": "webp"}, headers={"Accept": accept}) as reply:
         assert reply.status == 200 and reply.content_type == ACCEPT[accept]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
+async def test_a_reply_in_many_pieces_is_the_same(api, grey, accept, monkeypatch):
+    client = await api()
+    headers = {"Accept": accept, "X-Request-Id": "one"}
+    replies = []
+    for piece in (10**9, 7):
+        monkeypatch.setattr(replies_module, "WRITTEN_BYTES", piece)
+        async with client.post("/api/v1/tryon", json=grey | {"seed": 7}, headers=headers) as reply:
+            content = await reply.read()
+            assert reply.status == 200
+            assert accept == "text/event-stream" or int(reply.headers["Content-Length"]) == len(content)
+        replies.append(re.sub(rb'"(queue|execute|total)_s":[0-9.e-]+', b"", content))
+    assert replies[0] == replies[1] and len(replies[0]) > 7 * 7

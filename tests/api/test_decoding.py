@@ -3,13 +3,18 @@
 import asyncio
 import gc
 import io
+import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from comfyui_tryon import images
-from comfyui_tryon.decoding import pool
+from comfyui_tryon.decoding import decoder, pool
 from comfyui_tryon.decoding.budget import Budget
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.decoding.pool import Pool
@@ -18,6 +23,7 @@ from comfyui_tryon.errors import ApiError
 from comfyui_tryon.imagefiles import strips, structure
 from PIL import Image, ImageFile, ImageOps
 from support.images import to_base64, to_bytes
+from support.servers import ROOT
 
 
 def chunk(kind: bytes, data: bytes = b"") -> bytes:
@@ -54,6 +60,10 @@ BOMBS = {
     "comments": gif_with(b"\x21\xfe\1A\0" * 3_000),
     "bytes of them": gif_with(b"\x21\xfe" + (b"\xff" + bytes(255)) * 5_000 + b"\0"),
     "tags": tiff_of_tags(2_000, 4),
+    "strips or tiles that share": b"II*\0"
+    + struct.pack("<IHHHII", 8, 1, 279, 4, 40, 26)
+    + bytes(4)
+    + struct.pack("<I", 1_000) * 40,
     "tags that share": tiff_of_tags(500, 1_000_000),
 }
 
@@ -199,6 +209,54 @@ async def test_a_decoder_that_does_not_end_is_stopped_and_the_next_image_is_deco
     monkeypatch.undo()
     assert (await processes.run(slow))[1].shape == (3_000, 3_000, 3)
     assert not processes._quick.locked() and not processes._slow.locked()
+
+
+async def test_images_that_are_slow_leave_their_places_to_others(monkeypatch):
+    monkeypatch.setattr(pool, "QUICK_S", 0.05)
+    processes = Pool()
+    while not processes._slow.locked():  # as if others were slow already
+        await processes._slow.acquire()
+    slow = Job(grey_png(3_000), "person_image", 10**8, images.Header(3_000, 3_000, 10**8))
+    waiting = [asyncio.create_task(processes.run(slow)) for _ in range(pool.QUICK_PROCESSES + 1)]
+    quick = Job(grey_png(16), "person_image", 10_000)
+    assert (await processes.run(quick))[0].width == 16
+    assert not any(task.done() for task in waiting)
+    for _ in range(pool.SLOW_PROCESSES):
+        processes._slow.release()
+    assert all(pixels.shape == (3_000, 3_000, 3) for _, pixels in await asyncio.gather(*waiting))
+    assert not processes._quick.locked() and not processes._slow.locked()
+
+
+async def test_a_paused_process_ends_with_its_parent():
+    code = "import asyncio, os; from comfyui_tryon.decoding.worker import Worker\n"
+    code += "async def main():\n worker = Worker(); await worker.started(); worker.pause()\n"
+    code += " print(worker._process.pid, flush=True); os._exit(0)\nasyncio.run(main())"
+    path = {"PYTHONPATH": str(ROOT / "custom_nodes"), "PATH": os.environ["PATH"]}
+    output = subprocess.check_output([sys.executable, "-c", code], env=path, text=True)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{int(output)}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{int(output)}/stat").read_text().rsplit(")")[-1].split()[0] == "Z":
+            return
+        await asyncio.sleep(0.02)
+    assert not Path(f"/proc/{int(output)}").exists()
+
+
+async def test_a_refused_image_ends_the_decoding_of_the_others(monkeypatch):
+    monkeypatch.setattr(decoder, "FINISH_S", 0.0)
+    ended = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    async def refused() -> None:
+        raise images.damaged("person_image")
+
+    with pytest.raises(ApiError):
+        await decoder.all_of([endless(), refused()])
+    assert ended.is_set()
 
 
 async def test_a_refused_image_is_not_held_until_the_collector_comes_by(api, grey):

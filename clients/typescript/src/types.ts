@@ -5,7 +5,15 @@ export type ClothType =
   | "lower"
   | "overall"
   | "inner"
-  | "outer";
+  | "outer"
+  | "tops"
+  | "upper_body"
+  | "bottoms"
+  | "lower_body"
+  | "one-pieces"
+  | "dresses"
+  | "dress"
+  | "full";
 export type GarmentPhoto =
   | "flat-lay"
   | "model";
@@ -18,7 +26,8 @@ export type Framing =
 export type OutputFormat =
   | "png"
   | "jpeg"
-  | "webp";
+  | "webp"
+  | "jpg";
 export type BoundWorkflowSeed =
   | "used"
   | "none";

@@ -13,7 +13,7 @@ from ..engine.interface import Progress
 from ..errors import ApiError, canceled, internal_error
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
-from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply
+from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply, off_loop_if_large, pieces
 from .routes import ACCOUNTS, CALLER, HEADERS, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
@@ -52,7 +52,8 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
             if not response.prepared:
                 await response.prepare(request)
             if happened is None:
-                await response.write(await _last_event(request, task))
+                for piece in pieces(await _last_event(request, task)):
+                    await response.write(piece)
                 return response
             for name, data in await _event_data(happened):
                 await response.write(event(name, data))
@@ -105,7 +106,8 @@ async def _last_event(request: web.Request, task: "asyncio.Future[Result]") -> b
     except ApiError as error:
         error.let_go()
         return _failure(request, error)
-    output = event("output", await json_reply(request[REQUEST_ID], result))
+    reply = await json_reply(request[REQUEST_ID], result)
+    output = await off_loop_if_large(len(reply), event, "output", reply)
     metrics.observe(result.stages, len(result.images))
     return output
 

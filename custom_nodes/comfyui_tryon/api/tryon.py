@@ -18,7 +18,16 @@ from .arrivals import Arrivals, Fields, Reader
 from .callbacks import accept, check_callback
 from .events import stream
 from .health import Health
-from .replies import EVENT_STREAM, MEDIA_TYPES, check_connected, has_hung_up, json_reply, wanted_type
+from .replies import (
+    EVENT_STREAM,
+    MEDIA_TYPES,
+    InPieces,
+    check_connected,
+    has_hung_up,
+    json_reply,
+    off_loop_if_large,
+    wanted_type,
+)
 from .routes import ACCOUNTS, CALLER, ID, REQUEST_ID, Route
 from .shares import Shares, caller_of
 from .transfers import RequestTransfers, check_urls, image_urls
@@ -67,7 +76,8 @@ class TryonApi:
             for number, fields in enumerate(instances):
                 pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
                 replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
-        return web.Response(body=b'{"predictions":[' + b",".join(replies) + b"]}", content_type="application/json")
+        content = await off_loop_if_large(sum(map(len, replies)), _predictions, replies)
+        return web.Response(body=InPieces(content), content_type="application/json")
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         if not self._tryon.cancel(request[CALLER], request.match_info["id"]):
@@ -90,12 +100,12 @@ class TryonApi:
                 raise ApiError("invalid_parameter", message, field=field)
             fields.output_format = next(name for name, media_type in MEDIA_TYPES.items() if media_type == wanted)
         pending = PendingRequest(request[REQUEST_ID], caller=request[CALLER])
-        result = await self._result(request, pending, fields)
+        result = await self._result(request, pending, fields, returned=1 if wanted else None)
         seed = {} if result.first_seed is None else {"X-Seed": str(result.first_seed)}
         if wanted:
-            return web.Response(body=result.images[0], content_type=wanted, headers=seed)
+            return web.Response(body=InPieces(result.images[0]), content_type=wanted, headers=seed)
         content = await json_reply(request[REQUEST_ID], result)
-        return web.Response(body=content, content_type="application/json", headers=seed)
+        return web.Response(body=InPieces(content), content_type="application/json", headers=seed)
 
     @contextlib.contextmanager
     def _admitted(self, request: web.Request) -> Iterator[None]:
@@ -144,8 +154,10 @@ class TryonApi:
         if abandoned:
             await asyncio.wait(abandoned)
 
-    async def _result(self, request: web.Request, pending: PendingRequest, fields: TryonRequest) -> Result:
-        """Makes the images, unless the client goes away."""
+    async def _result(
+        self, request: web.Request, pending: PendingRequest, fields: TryonRequest, returned: int | None = None
+    ) -> Result:
+        """Makes the images, of which `returned` or all are returned, unless the client goes away."""
         task = self._start(request, pending, fields)
         try:
             while not (await asyncio.wait({task}, timeout=DISCONNECT_POLL_S))[0]:
@@ -156,8 +168,12 @@ class TryonApi:
         finally:
             task.cancel()
             request[ACCOUNTS].append(pending.account())
-        metrics.observe(result.stages, len(result.images))
+        metrics.observe(result.stages, returned or len(result.images))
         return result
+
+
+def _predictions(replies: list[bytes]) -> bytes:
+    return b'{"predictions":[%b]}' % b",".join(replies)
 
 
 def _check_query(request: web.Request) -> None:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 MASK_ASPECT_TOLERANCE = 0.01
 PERSON_FIELD = "person_image"
 REDUCED_FIELDS = (PERSON_FIELD, MASK_FIELD)
+FINISH_S = 1.0  # what is canceled ends its process, and another has to be started
 SMALL_BYTES = 24_000_000  # a JPEG of 1.8 megapixels, a PNG of 2.5
 
 
@@ -118,12 +119,17 @@ class Decoder:
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:
-    """Waits for all of them, and raises the first exception: what is left of a request would hold its memory."""
-    results = await asyncio.gather(*awaitables, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+    """Waits for all of them; if one raises, the others are canceled and waited for, as they hold memory."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        return await asyncio.gather(*tasks)
+    except ApiError:
+        await asyncio.wait(tasks, timeout=FINISH_S)
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def one_by_one(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

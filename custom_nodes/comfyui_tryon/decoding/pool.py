@@ -40,7 +40,8 @@ class Pool:
 
     async def _run(self, job: Job) -> tuple[images.Header, np.ndarray | None]:
         await self._quick.acquire()
-        place, worker, reply, slow = self._quick, None, None, False
+        place: asyncio.Semaphore | None = self._quick
+        worker, reply, slow = None, None, False
         try:
             worker = _idle_worker()
             if worker is None:
@@ -49,11 +50,15 @@ class Pool:
             reply = asyncio.ensure_future(worker.do(job))
             await asyncio.wait({reply}, timeout=QUICK_S)
             slow = not reply.done()
-            if slow and not self._slow.locked():
+            if slow:
                 worker.give_way()
+                if self._slow.locked():
+                    worker.pause()
+                self._quick.release()
+                place = None
                 await self._slow.acquire()
-                place.release()
                 place = self._slow
+                worker.resume()
             return await asyncio.wait_for(reply, LIMIT_S - QUICK_S)
         except asyncio.TimeoutError:
             raise ApiError(
@@ -70,7 +75,8 @@ class Pool:
                 worker.kill()
             if reply:
                 reply.cancel()
-            place.release()
+            if place:
+                place.release()
 
 
 def _idle_worker() -> Worker | None:

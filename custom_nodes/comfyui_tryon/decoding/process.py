@@ -4,6 +4,7 @@ It starts without this pack's own __init__, without torch and without ComfyUI, i
 """
 
 import contextlib
+import ctypes
 import json
 import mmap
 import resource
@@ -23,12 +24,15 @@ from .mask import decode_field, read_field_header
 
 # A process whose parent is gone and whose decoder does not end is ended by the kernel.
 CPU_S = 30
+PR_SET_PDEATHSIG = 1
 SLACK_BYTES = 256 << 20
 
 
 def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):  # a whole group or container gets them; the parent says when to end
         signal.signal(name, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):  # a paused process would not notice that its parent has gone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):  # where memory runs out the server is not the first to go
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")

@@ -122,7 +122,9 @@ def paste(person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, window
         return person.repeat(len(result), 1, 1, 1)
     rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
     fitted = torch.stack([_fitted(image, window, part) for image in result])
-    pasted = torch.from_numpy(np.repeat(person.numpy(), len(result), 0))  # in half the time of torch's own copy
+    # In half the time of torch's own copy, and without holding up other threads, as numpy's `repeat` does.
+    pasted = torch.from_numpy(np.empty((len(result), *person.shape[1:]), np.float32))
+    pasted.numpy()[:] = person.numpy()
     pasted[:, rows, columns] = repaint(person[:, rows, columns], fitted, mask[rows, columns], seam)
     return pasted
 

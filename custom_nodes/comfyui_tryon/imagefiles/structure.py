@@ -7,6 +7,8 @@ bounds are far above what cameras and editors write.
 import re
 import struct
 
+import numpy as np
+
 from .tiff import MAX_IMAGES
 
 MAX_SCANS = 50  # progressive JPEGs have about ten; 50 of 50 megapixels take 4 s
@@ -19,6 +21,8 @@ SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
 PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
+BYTE_COUNTS = (279, 325)  # of a TIFF's strips, and of its tiles
+COUNT_TYPES = {3: "u2", 4: "u4", 16: "u8"}
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -124,10 +128,18 @@ def _check_tiff(data: bytes) -> None:
         if tags > MAX_TAGS:
             raise TooComplex(f"more than {MAX_TAGS} tags")
         first = directory + struct.calcsize(count)
-        size = 0
+        size = pixels = 0
         for index in range(tags):
-            _, kind, number = struct.unpack_from(entry, data, first + index * step)
+            place = first + index * step
+            tag, kind, number = struct.unpack_from(entry, data, place)
             size += number * TYPE_BYTES.get(kind, 1)
+            if tag in BYTE_COUNTS and kind in COUNT_TYPES and size <= len(data):
+                kind_bytes, value_at = TYPE_BYTES[kind], place + step - struct.calcsize(link)
+                if number * kind_bytes > struct.calcsize(link):
+                    (value_at,) = struct.unpack_from(link, data, value_at)
+                pixels += int(np.frombuffer(data, order + COUNT_TYPES[kind], number, value_at).sum(dtype=np.uint64))
+        if pixels > len(data) + MAX_TAGS:
+            raise TooComplex("strips or tiles that share their bytes")
         if size > len(data) + MAX_TAGS * 8:
             raise TooComplex("tags that share their values")
         link_at = first + tags * step

@@ -14,6 +14,14 @@ ClothType = Literal[
     "overall",
     "inner",
     "outer",
+    "tops",
+    "upper_body",
+    "bottoms",
+    "lower_body",
+    "one-pieces",
+    "dresses",
+    "dress",
+    "full",
 ]
 GarmentPhoto = Literal[
     "flat-lay",
@@ -31,6 +39,7 @@ OutputFormat = Literal[
     "png",
     "jpeg",
     "webp",
+    "jpg",
 ]
 BoundWorkflowSeed = Literal[
     "used",
