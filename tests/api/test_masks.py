@@ -272,3 +272,11 @@ def test_a_soft_edge_is_one_in_any_resolution(side, radius):
     shape.paste(255, (side // 4, side // 4, side // 2, side * 3 // 4))
     soft = shape.filter(ImageFilter.GaussianBlur(radius))
     assert np.array_equal(mask.decode(to_bytes(soft), "mask_image", 10**7)[..., 0] > 127, np.array(soft) > 127)
+
+
+@pytest.mark.parametrize("quality", [95, 75, 50])
+@pytest.mark.parametrize("colour", ["lime", "maroon", "green", "yellow", "magenta", "red", "blue", "white"])
+def test_a_jpeg_of_one_colour_on_black_is_a_mask(colour, quality):
+    large = INSIDE.repeat(4, 0).repeat(4, 1)
+    found = mask.decode(to_bytes(on("black", colour, large), "JPEG", quality=quality), "mask_image", 10**6)[..., 0]
+    assert ((found > 127) != large).mean() < 0.005 and found[200:280, 160:200].min() > 243

@@ -170,11 +170,12 @@ def _on_black(
 ) -> Callable[[Image.Image], Image.Image]:
     """Reads what is not black; `colours` lie on black already, where `full` is the alpha of what is opaque."""
     values = colours.rgb.max(axis=1).round().astype(int)
-    top = values.max()
+    colour = _painted_colour(colours, values, lossy)
+    top = int(colour.max().round())
     if top <= (DARK if lossy else 0):
         raise Unclear("is empty: nothing in it is white")
     levels, opaque = _levels(top), _levels(full) if full else None
-    _check_one_colour(colours, values, lossy)
+    _check_one_colour(colours, values, colour, lossy)
     if np.ptp(values) <= FLAT < values.min() and top < WHITE_FROM or len(values) == 1 and top < WHITE_FROM:
         raise Unclear("has one colour all over")
 
@@ -186,7 +187,7 @@ def _on_black(
         return ImageChops.multiply(value, alpha[0].point(opaque)) if opaque else value
 
     if len(np.unique(values)) > 2 or values.min() > 0:
-        _check_greys(image, colours, values, value, lossy)
+        _check_greys(image, colours, values, top, value, lossy)
     shown = levels if lossy else _scale(top).tolist()  # what is lossless reaches the sampler as it was drawn
     return lambda strip: value(strip).point(shown)
 
@@ -203,9 +204,23 @@ def _scale(top: float) -> np.ndarray:
     return np.minimum(np.arange(256) * 255 / top, 255).round().astype(int)
 
 
-def _check_one_colour(colours: _Colours, values: np.ndarray, lossy: bool) -> None:
-    """Raises Unclear unless all colours are shades of one."""
-    shade = colours.rgb[values.argmax()] / values.max()
+def _painted_colour(colours: _Colours, values: np.ndarray, lossy: bool) -> np.ndarray:
+    """Returns the colour of what is not black, float (3,): the brightest one, or what most of a lossy file has.
+
+    At edges, lossy formats are brighter than what was painted, and of another colour.
+    """
+    if lossy:
+        seen = np.bincount(values, colours.count, 256)
+        seen[: DARK + 1] = 0
+        near = np.abs(values - seen.argmax()) <= SAME // 2
+        if 2 * colours.count[near].sum() > seen.sum() > 0:
+            return np.average(colours.rgb[near], axis=0, weights=colours.count[near])
+    return colours.rgb[values.argmax()]
+
+
+def _check_one_colour(colours: _Colours, values: np.ndarray, colour: np.ndarray, lossy: bool) -> None:
+    """Raises Unclear unless all colours are shades of `colour`."""
+    shade = colour / colour.max()
     other = np.abs(colours.rgb - values[:, None] * shade).max(axis=1)
     # A lossy format stores colour at half the size, and it runs over edges.
     if colours.share(other > SAME) > (MAX_RUN if lossy else MAX_STRAY) or colours.share(other > FAR) > MAX_STRAY:
@@ -217,11 +232,14 @@ def _check_greys(
     image: Image.Image,
     colours: _Colours,
     values: np.ndarray,
+    top: int,
     value: Callable[[Image.Image], Image.Image],
     lossy: bool,
 ) -> None:
-    """Raises Unclear if the greys, `values` by colour, are not those of black, white and the edges between them."""
-    top = values.max()
+    """Raises Unclear if the greys are not those of black, white and the edges between them.
+
+    `values` has them by colour, `top` is white.
+    """
     levels = np.array(_levels(top))
     greys = levels[values]
     between = (greys > 0) & (greys < 255)
