@@ -24,7 +24,7 @@ LAYERS = [
     ["nodes"],
     ["fashn"],
     ["engine", "catvton", "masker", "dwpose", "weights"],
-    ["framing", "resampling"],
+    ["framing", "resampling", "seeds"],
     ["demo"],
     ["decoding", "outbound"],
     ["parsing", "reply_models"],

@@ -56,6 +56,21 @@ def test_the_nodes_have_the_inputs_of_their_contract():
     assert declared["required"]["category"][0] == ["tops", "bottoms", "one-pieces"]
 
 
+@pytest.mark.parametrize(
+    "content", [{}, {"config.json": "{}"}, {"config.json": "{}", "model.safetensors": "version https://git"}]
+)
+def test_a_human_parser_that_is_not_all_there_is_none(tmp_path, images, caplog, content):
+    folder = tiny_fashn.write_all(tmp_path)
+    (folder / "human-parser").mkdir()
+    for name, text in content.items():
+        (folder / "human-parser" / name).write_text(text)
+    half = TryOnLoadFashn().load(str(folder))[0]
+    assert "human-parser" in caplog.text and "not loaded" in caplog.text
+    assert dress(half, images).shape[0] == 1
+    with pytest.raises(ParserMissing):
+        dress(half, images, garment_photo="model")
+
+
 @pytest.mark.skipif(
     not REFERENCE.is_dir(), reason=f"NO PHOTOGRAPHS IN {REFERENCE}: no published results to compare with"
 )

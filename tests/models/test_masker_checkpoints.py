@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_tryon.masker import CheckpointError, SchpDensePoseMasker
+from comfyui_tryon.masker import CheckpointError, SchpDensePoseMasker, densepose
 from comfyui_tryon.masker.checkpoints import as_weights, fold_norms, load_weights, read_array_pickle, read_torch
 from comfyui_tryon.masker.densepose import DensePose
 from comfyui_tryon.masker.schp import Schp
@@ -132,6 +132,19 @@ def test_another_network_is_told_by_name_and_shape(tmp_path):
         with pytest.raises(CheckpointError, match=message.replace("(", r"\(").replace(")", r"\)")) as caught:
             load_weights(Small(), weights, file, torch.float32)
         assert str(file) in str(caught.value)
+
+
+def test_what_old_versions_of_detectron2_saved_beside_the_weights_is_passed_over(monkeypatch, tmp_path):
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in DensePose().state_dict().items()}
+    entries = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    anchors = {f"proposal_generator.anchor_generator.cell_anchors.{level}": np.zeros((3, 4)) for level in range(5)}
+    more = anchors | {"pixel_mean": np.zeros((3, 1, 1)), "pixel_std": np.zeros((3, 1, 1))}
+    monkeypatch.setattr(densepose, "read_array_pickle", lambda file: {"model": entries | more})
+    assert DensePose.load(tmp_path / "model.pkl", torch.float32).training is False
+    monkeypatch.setattr(densepose, "read_array_pickle", lambda file: {"model": entries | {"other": np.zeros(1)}})
+    with pytest.raises(CheckpointError, match="it has 'other'"):
+        DensePose.load(tmp_path / "model.pkl", torch.float32)
 
 
 def test_weights_arrive_in_the_wanted_dtype_without_gradients():

@@ -15,6 +15,7 @@ from comfyui_tryon.catvton.pipeline import images_together, working_memory
 from comfyui_tryon.catvton.processing import blur_mask, resize_and_crop, resize_and_pad
 from comfyui_tryon.demo import checkpoint
 from comfyui_tryon.framing.paste import repaint
+from comfyui_tryon.seeds import generator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -338,6 +339,55 @@ def test_other_attention_files_are_refused_by_name(copied, change):
     rewrite(copied / ATTENTION, change)
     with pytest.raises(CheckpointError, match="model.safetensors"):
         load(copied)
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_a_base_that_is_no_inpainting_model_is_refused_at_once(copied, channels):
+    path = copied / "stable-diffusion-inpainting/unet/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": channels}))
+    with pytest.raises(CheckpointError, match=f"in_channels is {channels}.*inpainting"):
+        load(copied)
+
+
+@pytest.mark.parametrize("content", ['"x"', "[]", "7", "{"])
+def test_a_configuration_that_is_no_object_is_refused_without_asking_a_hub(copied, content):
+    path = copied / "stable-diffusion-inpainting/unet/config.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match="unet/config.json: not a configuration"):
+        load(copied)
+
+
+def test_pickled_weights_of_both_formats_are_read_and_others_refused(copied, pipeline, case):
+    path = copied / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    pickled = path.with_suffix(".bin")
+    for zipped in (True, False):
+        torch.save(weights, pickled, _use_new_zipfile_serialization=zipped)
+        assert np.array_equal(sample(load(copied), case), sample(pipeline, case))
+    first = next(iter(weights))
+    for content in (
+        [1],
+        weights[first],
+        {7: weights[first]},
+        {**weights, first: 7},
+        {**weights, first: weights[first].char()},
+    ):
+        torch.save(content, pickled)
+        with pytest.raises(CheckpointError, match="diffusion_pytorch_model.bin"):
+            load(copied)
+
+
+def test_seeds_that_differ_beyond_32_bits_are_other_images_and_lower_ones_as_published():
+    def drawn(seed: int) -> torch.Tensor:
+        return torch.randn(4, generator=generator(seed))
+
+    assert all(
+        torch.equal(drawn(seed), torch.randn(4, generator=torch.Generator().manual_seed(seed)))
+        for seed in (0, 2**32 - 1)
+    )
+    seeds = [7, 2**32 + 7, 2**33 + 7, 2**63 + 7, 2**64 - 1, 2**32 - 1]
+    assert len({tuple(drawn(seed).tolist()) for seed in seeds}) == len(seeds)
 
 
 @pytest.mark.parametrize("name", ["stable-diffusion-inpainting/unet", "sd-vae-ft-mse"])

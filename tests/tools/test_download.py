@@ -271,6 +271,7 @@ def test_too_little_disk_is_said_before_anything_is_fetched(hub, tmp_path):
     hub.sizes["unet/diffusion_pytorch_model.fp16.safetensors"] = 10**18
     line = refusal(run(hub, tmp_path / "models"))
     assert "The disk is full" in line and "1000000000.00 GB" in line
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_dir()], "half a model would be left"
     assert hub.fetched() == []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load_pipeline(
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     attention = catvton / ATTENTION_FOLDERS[attention_version] / "attention" / "model.safetensors"
-    unet = _empty_model(UNet2DConditionModel, base / "unet")
+    unet = _empty_model(UNet2DConditionModel, base / "unet", in_channels=9, out_channels=4)
     remove_cross_attention(unet)
     weights_path = _weights_file(base / "unet", dtype)
     weights = {key: tensor for key, tensor in _read(weights_path).items() if ".attn2." not in key}
@@ -84,7 +85,7 @@ def load_pipeline(
     if compile:
         unet.to(memory_format=torch.channels_last).compile(dynamic=False)
 
-    autoencoder = _empty_model(AutoencoderKL, vae)
+    autoencoder = _empty_model(AutoencoderKL, vae, latent_channels=4)
     weights_path = _weights_file(vae, dtype)
     weights = {_rename_vae(key): tensor for key, tensor in _read(weights_path).items()}
     _fill(autoencoder, weights, weights_path, dtype)
@@ -153,16 +154,25 @@ def read_attention(path: Path, modules: dict[str, torch.nn.Module]) -> dict[str,
     return renamed
 
 
-def _empty_model(cls: Any, folder: Path) -> torch.nn.Module:
+def _empty_model(cls: Any, folder: Path, **channels: int) -> torch.nn.Module:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
+        if not isinstance(config, dict):  # diffusers would take text for a repository, and ask the hub for it
+            raise TypeError("it is no JSON object")
         with torch.device("meta"):
-            return cls.from_config(config)
+            model = cls.from_config(config)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a configuration of {cls.__name__} ({error}). Download it again.") from None
+    for name, wanted in channels.items():
+        if model.config[name] != wanted:
+            raise CheckpointError(
+                f"{path}: {name} is {model.config[name]}, where CatVTON needs {wanted}. Its base is an inpainting "
+                "model, such as stable-diffusion-inpainting, and its VAE that of Stable Diffusion 1.5."
+            )
+    return model
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -171,7 +181,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # torch's older format cannot be mapped
+        entries = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if not isinstance(entries, dict) or not all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in entries.items()
+        ):
+            raise TypeError("it holds something else than tensors by name")
+        return entries
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read ({reason}). Download it again.") from None
@@ -186,6 +202,7 @@ def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path, 
         for key, shape in shapes.items()
         if key in weights and weights[key].shape != shape
     ]
+    problems += [f"has {key} of {tensor.dtype}" for key, tensor in weights.items() if not tensor.is_floating_point()]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: {'; '.join(problems[:3])}{more}. It holds another model or is damaged.")

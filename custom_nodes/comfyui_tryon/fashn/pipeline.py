@@ -1,5 +1,6 @@
 """Puts FASHN VTON v1.5 together: from the images of a person and a garment to the person who wears it."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import torch
 from torch import nn
 
 from .. import dwpose
+from ..masker.checkpoints import CheckpointError
 from . import parser as human_parser
 from .checkpoint import load_network
 from .network import FashnNetwork
 from .parser import HumanParser
 from .preparation import prepare
 from .sampler import CANVAS, CLASSES, STEPS_MAX, Callback, denoise, noise, to_pixels, to_tensor
+
+logger = logging.getLogger(__name__)
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32, compile: bool = False) -> "FashnPipeline":
@@ -25,14 +29,22 @@ def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32, compile: boo
         compile: compile the network's blocks with torch.compile, once for every canvas.
 
     Raises:
-        CheckpointError, OnnxError: a file is missing or damaged, or does not fit; the message names it.
+        CheckpointError, OnnxError: a file is missing or damaged, or does not fit; the message names it. Not of the
+            human parser: without it the pipeline can do less.
     """
-    parser_folder = folder / "human-parser"
-    return FashnPipeline(
-        load_network(folder, dtype, compile),
-        dwpose.load(folder / "dwpose"),
-        human_parser.load(parser_folder) if parser_folder.is_dir() else None,
-    ).requires_grad_(False)
+    network, pose = load_network(folder, dtype, compile), dwpose.load(folder / "dwpose")
+    return FashnPipeline(network, pose, _parser(folder / "human-parser")).requires_grad_(False)
+
+
+def _parser(folder: Path) -> HumanParser | None:
+    """Loads the human parser, if it is there: most requests do not need it, and one that does says so."""
+    if not folder.is_dir():
+        return None
+    try:
+        return human_parser.load(folder)
+    except CheckpointError as error:
+        logger.warning("FASHN's human parser was not loaded, and garments that somebody wears are refused: %s", error)
+        return None
 
 
 class FashnPipeline(nn.Module):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..seeds import generator
 from .blocks import Modulation
 from .network import FashnNetwork
 
@@ -28,7 +29,7 @@ def schedule(steps: int) -> list[float]:
 
 def noise(seed: int, canvas: tuple[int, int]) -> torch.Tensor:
     """Draws what an image starts from, float32 (1, 3, height, width) on the CPU: the same on every device."""
-    return torch.randn(1, 3, *canvas, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, 3, *canvas, generator=generator(seed))
 
 
 def to_tensor(pixels: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,11 @@ _PROPOSALS = 1000
 _MIN_SCORE = 0.8
 _MAX_PEOPLE = 100
 _LARGEST_LOG_SCALE = float(np.log(1000 / 16))
-_UNUSED = ("roi_heads.densepose_predictor.u_lowres.", "roi_heads.densepose_predictor.v_lowres.")
+# Of the published file: what no label depends on, and buffers of old versions of detectron2, which passes them over.
+_UNUSED = (
+    *("roi_heads.densepose_predictor.u_lowres.", "roi_heads.densepose_predictor.v_lowres."),
+    *("proposal_generator.anchor_generator.cell_anchors.", "pixel_mean", "pixel_std"),
+)
 
 
 class People(NamedTuple):
@@ -60,8 +64,10 @@ class DensePose(nn.Module):
         saved = read_array_pickle(file)
         if not isinstance(saved, dict) or "model" not in saved:
             raise CheckpointError(f"{file} is not a DensePose checkpoint: it lacks 'model'. {REMEDY}")
-        weights = as_weights(saved["model"], file)
-        weights = {name: value for name, value in weights.items() if not name.startswith(_UNUSED)}
+        entries = saved["model"]
+        if isinstance(entries, dict):
+            entries = {name: value for name, value in entries.items() if not str(name).startswith(_UNUSED)}
+        weights = as_weights(entries, file)
         with torch.device("meta"):
             network = cls()
         load_weights(network, fold_norms(weights, lambda norm: norm.removesuffix(".norm"), file), file, dtype)

@@ -146,9 +146,9 @@ class _Fetch:
         return [part for path in paths for part in path.parent.glob(f"{glob.escape(path.name)}.*.part")]
 
     def _check_space(self, size: int, names: Iterable[str]) -> None:
-        self._target.mkdir(parents=True, exist_ok=True)
         partial = sum(path.stat().st_size for path in self._partial(names))
-        free = shutil.disk_usage(self._target).free
+        there = next(folder for folder in (self._target, *self._target.parents) if folder.is_dir())
+        free = shutil.disk_usage(there).free
         if size - partial > free:
             raise DownloadError(
                 f"The disk is full: {self._repository} needs {(size - partial) / 1e9:.2f} GB in {self._folder}, "
