@@ -18,7 +18,7 @@ from .api.answering import Answering
 from .api.health import Health
 from .api.lock import Lock
 from .api.routes import add_to
-from .errors import ApiError
+from .errors import ApiError, draining, failed_worker
 from .guard import end
 from .outbound.webhooks import Webhooks
 from .pending import PendingRequest
@@ -155,15 +155,22 @@ class Lifecycle:
         self._tryon.stop_detached()
         self._webhooks.hurry()
         await _while(self._has_work, webhooks_s)
-        self._tryon.stop()  # event streams end in an event, which takes their handlers
-        await _while(lambda: self._lock.in_flight or self._webhooks.pending, LAST_ANSWERS_S)
-        self._answering.abort()  # those that are being received or written
-        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+        await self._end_requests(draining, LAST_ANSWERS_S)
         await _while(lambda: self._tryon.executing and not self._hurry, STOP_TIMEOUT_S)
-        await self._webhooks.close()
-        await asyncio.sleep(0.2)  # the last answers leave the socket
+        await self._close_answers()
         logger.info("Stopped")
         asyncio.get_running_loop().call_soon(_stop)
+
+    async def _end_requests(self, reason: Callable[[], ApiError], answers_s: float) -> None:
+        """Answers every request with `reason`, which it and its webhook have `answers_s` to be told."""
+        self._tryon.stop(reason)  # event streams end in an event, which takes their handlers
+        await _while(lambda: self._lock.in_flight or self._webhooks.pending, answers_s)
+        self._answering.abort()  # those that are being received or written
+        await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
+
+    async def _close_answers(self) -> None:
+        await self._webhooks.close()
+        await asyncio.sleep(0.2)  # the last answers leave the socket
 
     def _has_work(self) -> bool:
         return bool(self._lock.in_flight or self._webhooks.pending) and not self._hurry
@@ -173,6 +180,9 @@ class Lifecycle:
             await asyncio.sleep(FAILURE_CHECK_S)
         await asyncio.sleep(EXIT_DELAY_S)
         logger.critical("Exiting, because TRYON_EXIT_WHEN_FAILED is set: %s", self._health.failure)
+        self._webhooks.hurry()
+        await self._end_requests(failed_worker, LONGEST_WEBHOOKS_S)
+        await self._close_answers()
         end(1)
 
     def _spawn(self, coroutine: Coroutine) -> None:

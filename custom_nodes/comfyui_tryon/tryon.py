@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,7 +42,7 @@ class TryOn:
         self._workflows = workflows
         self._requests = PendingRequests()
         self._progress_due: dict[Run, float] = {}
-        self._stopping = False
+        self._stopping: Callable[[], ApiError] | None = None
         self._fault: str | None = None
         self._execute_s = FIRST_EXECUTE_S
         self._decoder = Decoder(int(settings.decode_mb * 1e6), settings.max_pixels)
@@ -86,7 +87,7 @@ class TryOn:
             ApiError
         """
         if self._stopping:
-            raise draining()
+            raise self._stopping()
         self.check_room()
         try:
             with self._requests.holding(request):
@@ -103,11 +104,11 @@ class TryOn:
             if request.is_detached:
                 request.cancel(draining())
 
-    def stop(self) -> None:
-        """Cancels all requests with `draining`, and those that come later."""
-        self._stopping = True
+    def stop(self, reason: Callable[[], ApiError]) -> None:
+        """Cancels all requests with `reason`, and those that come later."""
+        self._stopping = reason
         for request in self._requests:
-            request.cancel(draining())
+            request.cancel(reason())
 
     @property
     def executing(self) -> bool:

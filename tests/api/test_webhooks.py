@@ -447,6 +447,62 @@ async def test_a_receiver_that_hangs_does_not_keep_a_worker(calling, outside, gr
     assert counted() == {"lost": 1} and f"mine: its webhook to cdn.{DOMAIN} is lost" in caplog.text
 
 
+@pytest.fixture
+def ended(monkeypatch) -> asyncio.Event:
+    """Is set when a failed process would end."""
+    event = asyncio.Event()
+    monkeypatch.setattr(lifecycle, "end", lambda status: event.set())
+    monkeypatch.setattr(lifecycle, "FAILURE_CHECK_S", 0.01)
+    monkeypatch.setattr(lifecycle, "EXIT_DELAY_S", 0)
+    return event
+
+
+@pytest.mark.parametrize("exits", [True, False])
+async def test_the_webhook_of_what_waits_for_an_executor_that_dies_says_so(calling, outside, grey, ended, exits):
+    client = await calling(locked=True, exit_when_failed=exits)
+    client.engine.holds = True
+    for name in ("running", "waiting"):
+        outside.answers[f"/{name}"] = answer()
+        await accepted(client, grey | {"webhook_url": outside.url(f"/{name}")}, name)
+    client.engine.start(client.engine.runs[0])
+    client.engine.dead = "it has ended"
+    for name in ("running", "waiting"):
+        await client.until(lambda name=name: outside.to(f"/{name}"))
+        content = verified(outside.to(f"/{name}")[0])
+        assert (content["id"], content["error"]["code"]) == (name, "not_ready")
+
+
+async def test_a_failed_worker_that_exits_answers_everybody_first(calling, outside, grey, ended):
+    client = await calling(locked=True, exit_when_failed=True)
+    client.engine.holds = True
+    await accepted(client, grey | {"webhook_url": outside.url("/hook")})
+    sent = asyncio.ensure_future(client.error(grey))
+    await client.until(lambda: len(client.engine.runs) == 2)
+    client.parts._health.fail("for a test")
+    await asyncio.wait_for(ended.wait(), 60)
+    assert sent.done() and await sent == (503, "not_ready")
+    content = await delivered(client, outside)
+    assert (content["id"], content["error"]["code"]) == ("mine", "not_ready")
+
+
+async def test_a_failed_worker_that_exits_makes_the_last_attempts_and_logs_what_is_lost(
+    calling, outside, grey, ended, monkeypatch, counted, caplog
+):
+    async def hang(writer, asked):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(lifecycle, "LONGEST_WEBHOOKS_S", 1)
+    outside.answers |= {"/hook": [answer(500), answer()], "/hang": hang}
+    client = await calling(locked=True, exit_when_failed=True)
+    monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 60)
+    for name in ("hook", "hang"):
+        await accepted(client, grey | {"webhook_url": outside.url(f"/{name}")}, name)
+        await client.until(lambda name=name: outside.to(f"/{name}"))
+    client.parts._health.fail("for a test")
+    await asyncio.wait_for(ended.wait(), 60)
+    assert counted() == {"ok": 1, "lost": 1} and f"hang: its webhook to cdn.{DOMAIN} is lost" in caplog.text
+
+
 async def test_vertex_has_no_webhooks(calling, outside, grey):
     client = await calling(AIP_PREDICT_ROUTE="/predict")
     body = {"instances": [grey | {"webhook_url": outside.url("/hook")}]}
