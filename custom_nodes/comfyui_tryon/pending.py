@@ -178,8 +178,14 @@ class PendingRequests:
 
     @property
     def queue(self) -> list[PendingRequest]:
-        """Those that this server works for, in their order."""
+        """Those that this server works for."""
         return [request for request in self if not request.is_elsewhere]
+
+    @property
+    def at_engine(self) -> list[PendingRequest]:
+        """Those that the engine has, in its order, which is not that of arrival: some images take long to decode."""
+        queued = [request for request in self.queue if request.queued]
+        return sorted(queued, key=lambda request: (not request.started, request.queued))
 
     def check_elsewhere(self) -> None:
         """Raises ApiError queue_full if more requests wait for other servers than may."""
@@ -197,11 +203,6 @@ class PendingRequests:
             yield
         finally:
             del self._requests[name]
-
-    def queue_again(self, request: PendingRequest) -> None:
-        """Puts a request behind those that came while it was elsewhere."""
-        name = (request.caller, request.id)
-        self._requests[name] = self._requests.pop(name)
 
     def cancel(self, caller: str, request_id: str, reason: ApiError) -> bool:
         """Cancels one request; returns False if that caller has none with that id."""

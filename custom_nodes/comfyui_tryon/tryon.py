@@ -144,7 +144,6 @@ class TryOn:
         with request.elsewhere():
             await transfers.fetch()
             self.check_room()
-        self._requests.queue_again(request)
         request.fetched = time.perf_counter()
         result = await self._make(request, fields)
         with request.elsewhere():
@@ -289,7 +288,7 @@ class TryOn:
         return time.monotonic() + (request.timeout_s or self._settings.timeout_s) + STUCK_GRACE_S
 
     def _announce_positions(self) -> None:
-        for position, request in enumerate(self._requests.queue):
-            if request.queued and not request.started and request.position != position:
+        for position, request in enumerate(self._requests.at_engine):
+            if not request.started and request.position != position:
                 request.position = position
                 request.on_event(Status("queued", position))

@@ -322,6 +322,33 @@ async def test_those_that_wait_hear_their_position(api, grey):
     assert [content.get("position") for name, content in found if name == "status"][:2] == [1, 0]
 
 
+async def test_positions_count_those_that_run_earlier_and_not_those_that_came_earlier(api, grey, monkeypatch):
+    client = await api()
+    client.engine.holds = True
+    decoder, first_is_decoded = client.parts._tryon._decoder, asyncio.Event()
+    decode, calls = decoder.decode, []
+
+    async def slow_at_first(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            await first_is_decoded.wait()
+        return await decode(*args)
+
+    monkeypatch.setattr(decoder, "decode", slow_at_first)
+    reading = []
+    for number in range(3):
+        reading.append(asyncio.ensure_future(events(client, grey)))
+        await client.until(lambda number=number: len(calls) == number + 1 and len(client.engine.runs) == number)
+    first_is_decoded.set()
+    await client.until(lambda: len(client.engine.runs) == 3)
+    for run, number in zip(client.engine.runs, (1, 2, 0), strict=True):
+        client.engine.finish(run)
+        await reading[number]
+    streams = await asyncio.gather(*reading)
+    found = [[data.get("position") for name, data in stream if name == "status"] for stream in streams]
+    assert found == [[2, 1, 0, None], [0, None], [1, 0, None]]
+
+
 def test_an_error_is_made_each_time_it_is_raised():
     """A shared one would grow its traceback, and keep the request of every frame in it."""
     for make in (draining, failed_worker):

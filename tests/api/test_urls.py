@@ -491,13 +491,14 @@ async def test_who_fetched_for_long_comes_behind_those_who_waited(fetching, outs
 
     outside.answers["/slow"] = wait
     fetching.engine.holds = True
-    late = asyncio.ensure_future(fetching.tryon(grey | {"person_image": outside.url("/slow")}))
+    fields = grey | {"person_image": outside.url("/slow")}
+    late = asyncio.ensure_future(fetching.tryon(fields, headers={"X-Request-Id": "late"}))
     await fetching.until(lambda: outside.asked)
-    early = asyncio.ensure_future(fetching.tryon(grey))
+    early = asyncio.ensure_future(fetching.tryon(grey, headers={"X-Request-Id": "early"}))
     await fetching.until(lambda: fetching.engine.runs)
     go_on.set()
     await fetching.until(lambda: len(fetching.engine.runs) == 2)
-    assert [request.position for request in fetching.parts._tryon._requests] == [0, 1]
+    assert {request.id: request.position for request in fetching.parts._tryon._requests} == {"early": 0, "late": 1}
     for run in fetching.engine.runs:
         fetching.engine.finish(run)
     assert (await early)[0] == (await late)[0] == 200
