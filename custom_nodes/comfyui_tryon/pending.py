@@ -192,12 +192,16 @@ class PendingRequests:
         if len(self) - len(self.queue) > MAX_ELSEWHERE:
             raise ApiError("queue_full", "Many requests wait for other servers. Retry later.", retry_after=10)
 
+    def check_id(self, caller: str, request_id: str) -> None:
+        """Raises ApiError conflict if that caller has a request with that id."""
+        if (caller, request_id) in self._requests:
+            raise ApiError("conflict", f"A request with the id {request_id!r} is under way. Use a new X-Request-Id.")
+
     @contextlib.contextmanager
     def holding(self, request: PendingRequest) -> Iterator[None]:
         """Holds `request` within a block; raises ApiError conflict if its caller has another one with that id."""
+        self.check_id(request.caller, request.id)
         name = (request.caller, request.id)
-        if name in self._requests:
-            raise ApiError("conflict", f"A request with the id {request.id!r} is under way. Use a new X-Request-Id.")
         self._requests[name] = request
         try:
             yield

@@ -70,6 +70,10 @@ class TryOn:
         if dead:
             self._engine.fail_all_runs()
 
+    def check_id(self, caller: str, request_id: str) -> None:
+        """Raises ApiError conflict if that caller has a request with that id which is not answered yet."""
+        self._requests.check_id(caller, request_id)
+
     def check_room(self) -> None:
         """Raises ApiError queue_full if as many requests wait as may."""
         if self.depth > self._settings.max_queue:

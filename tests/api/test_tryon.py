@@ -165,6 +165,17 @@ async def test_an_id_is_used_by_one_request_at_a_time(api, grey):
     assert (await client.tryon(grey, headers={"X-Request-Id": "mine"}))[0] == 200
 
 
+async def test_an_id_in_use_is_a_conflict_on_a_full_worker_too(api, grey):
+    client = await api(max_queue=0)
+    client.engine.holds = True
+    first = asyncio.ensure_future(client.tryon(grey, headers={"X-Request-Id": "mine"}))
+    await client.until(lambda: client.engine.runs)
+    assert await client.error(grey, headers={"X-Request-Id": "other"}) == (429, "queue_full")
+    assert await client.error(grey, headers={"X-Request-Id": "mine"}) == (409, "conflict")
+    client.engine.finish(client.engine.runs[0])
+    assert (await first)[0] == 200
+
+
 async def test_delete_cancels_its_own_request(api, grey):
     client = await api()
     client.engine.holds = True

@@ -112,6 +112,8 @@ class TryonApi:
         """Refuses a request that would not be answered before its body is read."""
         _check_query(request)
         self._health.check_accepting()
+        # before the room: who retries is told that the first request is still in progress, however full the worker is
+        self._tryon.check_id(request[CALLER], request[REQUEST_ID])
         with self._shares.place(caller_of(request)):
             self._tryon.check_room()
             yield
