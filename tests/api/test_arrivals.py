@@ -113,8 +113,9 @@ async def test_memory_is_given_back_whatever_becomes_of_a_body(api, grey, held):
     await client.until(lambda: held() == 0)
 
 
-async def test_a_client_that_hangs_up_and_retries_at_once_is_answered(api, grey):
-    client = await api()
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_client_that_hangs_up_and_retries_at_once_is_answered(api, grey, locked):
+    client = await api(locked=locked)
     client.engine.holds = True
     for number in range(1, 10, 2):
         reader, writer = await asyncio.open_connection(client.host, client.port)

@@ -219,7 +219,7 @@ async def half_closed(client, grey, accept: str) -> Raw:
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(
         b"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Accept: %b\r\nContent-Length: %d\r\n\r\n%b" % (accept.encode(), len(body), body)
+        b"X-Request-Id: mine\r\nAccept: %b\r\nContent-Length: %d\r\n\r\n%b" % (accept.encode(), len(body), body)
     )
     writer.write_eof()
     await client.until(lambda: client.engine.runs)
@@ -232,6 +232,18 @@ async def test_who_ends_the_sending_side_still_gets_the_reply(api, grey, accept)
     client.engine.holds = True
     raw = await half_closed(client, grey, accept)
     assert await raw.reader.readline() in (b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.1 200 OK\r\n")
+    client.engine.finish(client.engine.runs[0])
+    reply = await raw.rest()
+    assert b'"images":[' in reply and b'"error"' not in reply
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_who_ends_the_sending_side_does_not_lose_the_request_to_another_with_its_id(api, grey, accept):
+    client = await api(locked=True)
+    client.engine.holds = True
+    raw = await half_closed(client, grey, accept)
+    again = client.error(grey, headers={"X-Request-Id": "mine"})
+    assert await asyncio.wait_for(again, 20) == (409, "conflict")
     client.engine.finish(client.engine.runs[0])
     reply = await raw.rest()
     assert b'"images":[' in reply and b'"error"' not in reply

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from .replies import (
     MEDIA_TYPES,
     InPieces,
     check_connected,
+    has_gone,
     has_hung_up,
     json_reply,
     off_loop_if_large,
@@ -33,6 +35,9 @@ from .shares import Shares, caller_of
 from .transfers import RequestTransfers, check_urls, image_urls
 
 DISCONNECT_POLL_S = 0.2
+# What the system of a client that has gone away has to say so, once something was sent there.
+PROBE_S = 1.0
+PROBE_POLL_S = 0.02
 
 
 class TryonApi:
@@ -144,17 +149,12 @@ class TryonApi:
         return response
 
     async def _end_abandoned(self, again: web.Request) -> None:
-        """Ends an earlier request of the same id, if its client has hung up and that was not noticed yet."""
+        """Ends an earlier request of the same id, if its client has gone away and that was not noticed yet."""
         name = again[CALLER], again[REQUEST_ID]
-        abandoned = [
-            task
-            for task, request in self._answering.items()
-            if (request[CALLER], request[REQUEST_ID]) == name and has_hung_up(request)
-        ]
-        for task in abandoned:
-            task.cancel()
-        if abandoned:
-            await asyncio.wait(abandoned)
+        for task, request in [*self._answering.items()]:
+            if (request[CALLER], request[REQUEST_ID]) == name and await _is_abandoned(request, task):
+                task.cancel()
+                await asyncio.wait({task})
 
     async def _result(
         self, request: web.Request, pending: PendingRequest, fields: TryonRequest, returned: int | None = None
@@ -176,6 +176,16 @@ class TryonApi:
 
 def _predictions(replies: list[bytes]) -> bytes:
     return b'{"predictions":[%b]}' % b",".join(replies)
+
+
+async def _is_abandoned(request: web.Request, task: "asyncio.Task[Result]") -> bool:
+    """Says whether the client has gone away; who has only ended its sending side, and still reads, has not."""
+    deadline = time.monotonic() + PROBE_S
+    while not has_gone(request):
+        if task.done() or not has_hung_up(request) or time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(PROBE_POLL_S)
+    return True
 
 
 def _check_query(request: web.Request) -> None:
