@@ -249,6 +249,36 @@ async def test_who_ends_the_sending_side_does_not_lose_the_request_to_another_wi
     assert b'"images":[' in reply and b'"error"' not in reply
 
 
+async def test_who_ends_the_sending_side_behind_several_requests_gets_all_replies(api, grey):
+    client = await api(locked=True)
+    client.engine.holds = True
+    raw = await connect(client)
+    for name in ("one", "two", "three"):
+        raw.send(post(grey, f"X-Request-Id: {name}\r\n"))
+    raw.writer.write_eof()
+    for number in range(3):
+        await client.until(lambda number=number: len(client.engine.runs) == number + 1)
+        client.engine.finish(client.engine.runs[number])
+    replies = await raw.rest()
+    assert [replies.count(b"X-Request-Id: %b\r\n" % name) for name in (b"one", b"two", b"three")] == [1, 1, 1]
+    assert replies.count(b'"images":[') == 3
+
+
+async def test_who_ends_the_sending_side_between_two_replies_gets_both(api, monkeypatch):
+    """The second request has come, but its handler has not begun."""
+    client = await api(locked=True)
+    raw = await connect(client)
+    end = connections._Connection.end
+
+    def end_with_eof(connection):
+        end(connection)
+        assert connection.eof_received() is bool(connection._parsed)
+
+    monkeypatch.setattr(connections._Connection, "end", end_with_eof)
+    raw.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+    assert (await raw.rest()).count(b"HTTP/1.1 200") == 2
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 async def test_who_ends_both_sides_cancels_the_request(api, grey, accept):
     client = await api(locked=True)

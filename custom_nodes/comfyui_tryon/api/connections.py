@@ -133,8 +133,9 @@ class _Connection(asyncio.Protocol):
             self._connections.worked()
         self.busy = False
         self.since = time.monotonic()
-        self._heading = self._count > 0  # of the next request, which has come before this one ended
-        self._count, self._head_end = 0, b""
+        # of the next request, which has come before this one ended
+        self._heading = self._count > 0 or bool(self._parsed)
+        self._count, self._head_end = 0, b"\r\n\r\n" if self._parsed else b""
 
     @property
     def cost(self) -> int | None:
@@ -165,8 +166,10 @@ class _Connection(asyncio.Protocol):
         return time.monotonic() - self.since if self._heading and not self.busy else 0.0
 
     def _end_behind_reply(self) -> None:
-        # the rest of a body will not come
-        (self.transport if self._receives_body() else self._inner).close()
+        if self._receives_body():
+            self.transport.close()  # the rest of the body will not come
+        elif not self._parsed:
+            self._inner.close()  # only behind the last request: it drops those that have come
 
     @property
     def _parsed(self) -> Sequence[tuple[Any, StreamReader]]:
