@@ -251,6 +251,7 @@ class Connections:
 
     def _wrap(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         server.request_handler = _marked(server.request_handler)
+        server._kwargs["auto_decompress"] = False  # compressed bodies are refused unread, whatever aiohttp can inflate
 
         def make() -> asyncio.Protocol:
             inner = server()

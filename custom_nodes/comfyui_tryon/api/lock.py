@@ -32,7 +32,7 @@ class Lock:
         route = self._route(request)
         # Called here, past the host's own middlewares, which may answer in the API's place.
         answer = request.match_info.handler if route else self._welcome if _is_visit(request) else self._refuse
-        if route and route.health and "Content-Encoding" not in request.headers:
+        if route and route.health:
             return await answer(request)
         self.in_flight += 1
         try:
@@ -67,14 +67,9 @@ async def _not_found(request: web.Request) -> web.StreamResponse:
 
 async def _send(request: web.Request, response: web.StreamResponse) -> None:
     """Waits until the client has received all of the response, so that a draining worker knows when it may end."""
-    compressed = "Content-Encoding" in request.headers
     with contextlib.suppress(ConnectionError):
-        if compressed and not response.prepared:
-            response.force_close()  # says so, or the client would send its next request here and lose it
         await response.prepare(request)
         await response.write_eof()
-        if compressed:  # aiohttp would inflate what is left of the body
-            request.protocol.force_close()
-        elif request.transport is not None:
+        if request.transport is not None:
             request.transport.set_write_buffer_limits(0)
             await request.writer.drain()
