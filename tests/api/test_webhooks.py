@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import json
 import logging
 import signal
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -374,6 +376,34 @@ async def test_outcomes_are_counted_when_they_are_known(calling, outside, grey):
         assert reply.status == 204
     await client.until(lambda: not client.parts._outbound.webhooks.pending)
     assert [await counted("ok"), await counted("canceled")] == [before[0] + 1, before[1] + 1]
+
+
+async def test_the_duration_is_from_the_head_to_the_end_with_body_and_upload(calling, outside, grey, caplog):
+    uploaded = asyncio.Event()
+
+    async def hold(writer, asked):
+        await uploaded.wait()
+        writer.write(answer())
+
+    outside.answers["/put"] = hold
+    client = await calling(locked=True)
+    body = json.dumps(grey | {"webhook_url": outside.url("/hook"), "upload_urls": outside.url("/put")}).encode()
+    before = metrics.durations.labels(200)._sum.get()
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(b"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+    writer.write(b"Content-Length: %d\r\n\r\n" % len(body))
+    await client.until(lambda: client.app.middlewares[0].__self__.in_flight)
+    began = time.perf_counter()
+    with caplog.at_level(logging.INFO):
+        writer.write(body)
+        await client.until(lambda: outside.to("/put"))
+        lasted = time.perf_counter() - began
+        uploaded.set()
+        await delivered(client, outside)
+    writer.close()
+    (fields,) = (record.fields for record in caplog.records if record.getMessage().endswith("ended: ok"))
+    assert metrics.durations.labels(200)._sum.get() - before >= lasted
+    assert fields["duration_s"] >= lasted - 0.0001
 
 
 async def test_what_is_lost_when_a_server_closes_is_logged(calling, outside, grey, counted, caplog):

@@ -16,7 +16,7 @@ from ..keys import ANYBODY, Keys
 from ..log import RequestLog
 from ..origins import Origins
 from .cors import Cors
-from .routes import ACCOUNTS, CALLER, HEADERS, OUTCOME, REQUEST_ID, Handler
+from .routes import ACCOUNTS, ARRIVED, CALLER, HEADERS, OUTCOME, REQUEST_ID, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ class Answering:
                 task.cancel()
 
     def wrap(self, handler: Handler, public: bool = False, methods: list[str] = [], counted: bool = False) -> Handler:
-        """Makes a handler that answers whatever `handler` does, and sets REQUEST_ID, CALLER and HEADERS for it.
+        """Makes a handler that answers whatever `handler` does, and sets ARRIVED, REQUEST_ID, CALLER and HEADERS.
 
         A `public` one needs no key and leaves no log line; a `counted` one is a try-on request. `methods` are those of
         its path.
         """
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            arrived = time.perf_counter()
+            request[ARRIVED] = time.perf_counter()
             given = request.headers.get("X-Request-Id", "")
             request[REQUEST_ID] = given if GOOD_ID.fullmatch(given) else str(uuid.uuid4())
             request[CALLER] = ANYBODY
@@ -83,7 +83,7 @@ class Answering:
                 response = error_response(internal_error(), request[REQUEST_ID])
             finally:
                 del self._under_way[task]
-                seconds = time.perf_counter() - arrived
+                seconds = time.perf_counter() - request[ARRIVED]
                 # one that a webhook will answer is counted when it has ended
                 if counted and not (outcome == "ok" and response.status == ACCEPTED):
                     metrics.count(outcome, request[CALLER], seconds)

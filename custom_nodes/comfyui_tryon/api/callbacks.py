@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 from aiohttp import web
 from yarl import URL
@@ -15,7 +16,7 @@ from ..schema import TryonRequest
 from .answering import ACCEPTED
 from .events import Start
 from .replies import check_connected, json_reply
-from .routes import CALLER, REQUEST_ID
+from .routes import ARRIVED, CALLER, REQUEST_ID
 
 CONNECTED_POLL_S = 0.2
 
@@ -57,13 +58,16 @@ async def accept(
         task.cancel()
         raise
     pending.is_detached = True
-    webhooks.promise(url, pending.id, _message(pending, task), pending.log)
+    webhooks.promise(url, pending.id, _message(pending, task, request[ARRIVED]), pending.log)
     accepted = Accepted(id=pending.id).model_dump_json()
     return web.Response(status=ACCEPTED, text=accepted, content_type="application/json"), task
 
 
-async def _message(pending: PendingRequest, task: "asyncio.Task[Result]") -> bytes:
-    """Returns what the webhook is told of a request once it has ended: its reply, or its id and an error."""
+async def _message(pending: PendingRequest, task: "asyncio.Task[Result]", arrived: float) -> bytes:
+    """Returns what the webhook is told of a request once it has ended: its reply, or its id and an error.
+
+    `arrived`: when its head had come.
+    """
     try:
         await asyncio.wait({task})
         error = canceled() if task.cancelled() else task.exception()
@@ -80,10 +84,10 @@ async def _message(pending: PendingRequest, task: "asyncio.Task[Result]") -> byt
         pending.log.exception("the request failed")
         failed = internal_error()
         message, outcome = _failure(pending.id, failed), failed.code
-    account = pending.account()
-    seconds = account["stages"]["total"]
+    seconds = time.perf_counter() - arrived
     metrics.count(outcome, pending.caller, seconds)
-    pending.log.info("ended: %s", outcome, fields={"outcome": outcome, "duration_s": seconds, **account})
+    fields = {"outcome": outcome, "duration_s": round(seconds, 4), **pending.account()}
+    pending.log.info("ended: %s", outcome, fields=fields)
     return message
 
 

@@ -16,9 +16,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ID = "{id:[A-Za-z0-9._-]{1,64}}"
 """One more segment of a path: a request's id or a workflow's name."""
 
-# What is stored on a request: its id, whose it is, and the outcome of one whose status does not tell it.
+# What is stored on a request: its id, whose it is, when its head had come by `time.perf_counter`, and the outcome of
+# one whose status does not tell it.
 REQUEST_ID: Any = web.RequestKey("tryon_id", str) if hasattr(web, "RequestKey") else "tryon_id"
 CALLER: Any = web.RequestKey("tryon_caller", str) if hasattr(web, "RequestKey") else "tryon_caller"
+ARRIVED: Any = web.RequestKey("tryon_arrived", float) if hasattr(web, "RequestKey") else "tryon_arrived"
 OUTCOME: Any = web.RequestKey("tryon_outcome", str) if hasattr(web, "RequestKey") else "tryon_outcome"
 # The headers of its reply, whatever that is.
 HEADERS: Any = web.RequestKey("tryon_headers", dict) if hasattr(web, "RequestKey") else "tryon_headers"
