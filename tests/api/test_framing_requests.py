@@ -199,7 +199,8 @@ async def test_a_workflow_that_cannot_take_them_refuses_the_fields_by_name(api, 
     graph = {
         "1": {"class_type": "TryOnPersonImage", "inputs": {"image": ""}},
         "2": {"class_type": "TryOnGarmentImage", "inputs": {"image": ""}},
-        "9": {"class_type": "TryOnOutput", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "TryOnRepaint", "inputs": {"person": ["1", 0], "result": ["2", 0], "mask": ["1", 0]}},
+        "9": {"class_type": "TryOnOutput", "inputs": {"images": ["3", 0]}},
     }
     (tmp_path / "workflows/echo.json").write_text(json.dumps(graph))
     client = await api()

@@ -14,6 +14,7 @@ from comfyui_tryon.workflows.parsing import parse_workflow
 from comfyui_tryon.workflows.store import Workflows
 from comfyui_tryon.workflows.unservable import unservable
 from support.page_graph import CLASSES, INNER, PageGraph, base, node_class, set_get
+from support.servers import ROOT
 
 SAVER = node_class({"image": ("IMAGE",)}, ())
 COMFYUI = CLASSES | {"KSampler": CLASSES["ImageInvert"]}
@@ -146,6 +147,14 @@ def test_an_output_that_is_not_read_is_named():
     graph = base(True).node(5, "Image Save", "image:IMAGE", "", []).link(3, 0, 5, "image")
     graph.nodes[4]["mode"] = 2
     assert "TryOnOutput node to what goes into node 5 (Image Save)" in refusal(graph, COMFYUI | {"Image Save": SAVER})
+
+
+def test_a_bypassed_sampler_does_not_return_the_person():
+    page = json.loads((ROOT / "example_workflows/demo.json").read_text())
+    next(node for node in page["nodes"] if node["type"] == "TryOnCatVTON")["mode"] = 4
+    text = refusal(page)
+    assert "'Output') does not depend on garment_image: link node 2 (TryOnGarmentImage 'Garment')" in text
+    assert "bypassed" in text
 
 
 # Nodes of the page that cannot be resolved

@@ -186,6 +186,22 @@ REFUSED = {
         lambda: foreign(**{"4": node("PreviewImage", images=["1", 0])}),
         "depends on both images",
     ),
+    "TryOnOutput of the person only": (
+        lambda: demo(lambda graph: graph["8"]["inputs"].update(result=["10", 0])),
+        "image of node 9 .TryOnOutput 'Output'. does not depend on garment_image: link node 2 .TryOnGarmentImage",
+    ),
+    "TryOnOutput of the garment only": (
+        lambda: demo(lambda graph: graph["9"]["inputs"].update(images=["2", 0])),
+        "does not depend on person_image: link node 1 ",
+    ),
+    "TryOnOutput of nothing": (
+        lambda: demo(lambda graph: graph["9"].update(inputs={})),
+        "does not depend on person_image and garment_image: link node 1 .* and node 2 ",
+    ),
+    "TryOnOutput of the mask only": (
+        lambda: demo(lambda graph: graph["9"]["inputs"].update(images=["8", 1])),
+        "does not depend on garment_image",
+    ),
     "mistyped tag": (lambda: foreign("[tryon: stpes]"), "'stpes'"),
     "tag of no request": (lambda: foreign("[tryon: denoise]"), "'denoise'"),
     "tag without a value": (lambda: foreign("[tryon: width]"), "it has no value for"),
@@ -698,6 +714,13 @@ def test_the_result_comes_first_and_previews_are_none_where_it_is_saved(outputs,
     assert workflow.outputs == expected == workflow.description(True).outputs
     prompt = workflow.prompt("token", {})
     assert [prompt[output]["inputs"]["place"] for output in expected] == [*range(len(expected))]
+
+
+@pytest.mark.parametrize("mask", [["8", 1], ["30", 0]], ids=["of the paste", "made from the person"])
+def test_an_output_of_the_mask_comes_behind_the_result(mask):
+    graph = {"20": node("TryOnOutput", images=mask), "30": node("TryOnRepaint", person=["1", 0])}
+    workflow = bound(graph | demo())
+    assert workflow.outputs == ["9", "20"] and workflow.pasted == {"9": "8"}
 
 
 def test_the_listing_says_whether_a_seed_makes_a_difference():

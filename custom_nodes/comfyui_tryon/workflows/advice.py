@@ -47,6 +47,15 @@ def no_output(graph: Mapping[str, dict[str, Any]], results: Collection[str]) -> 
     return f"it has no output that depends on both images: add a TryOnOutput node to {where}"
 
 
+def not_from_both(graph: Mapping[str, dict[str, Any]], output: str, lacking: Mapping[str, Sequence[str]]) -> str:
+    """Returns what to do where a TryOnOutput's image does not depend on `lacking`, the nodes that take each field."""
+    nodes = " and ".join(_named(graph, found) for found in lacking.values())
+    return (
+        f"the image of {_named(graph, [output])} does not depend on {' and '.join(lacking)}: link {nodes} to a node "
+        "that makes the image, and check that none of these is bypassed or muted"
+    )
+
+
 def _is_source(graph: Mapping[str, dict], node: str) -> bool:
     return not any(is_link(value) for value in graph[node]["inputs"].values())
 

@@ -11,7 +11,7 @@ from ..nodes import NODE_CLASS_MAPPINGS
 from ..reply_models import BoundWorkflow
 from ..schema import IMAGE_FIELDS, TryonRequest
 from ..weights.files import Licence
-from .advice import no_output, no_place
+from .advice import no_output, no_place, not_from_both
 from .format import WorkflowInvalid
 from .licences import licence_of
 from .parameters import (
@@ -128,7 +128,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
     `classes` are those of its nodes, by their names.
 
     Raises:
-        WorkflowInvalid: it lacks a person, a garment or an output, or a title's tag cannot be followed.
+        WorkflowInvalid: it lacks a person, a garment or an output made from both, or a title's tag cannot be followed.
     """
     inputs = _find_inputs(graph)
     outputs = _find_outputs(graph, inputs)
@@ -178,30 +178,42 @@ def _find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str
     """Returns the ids of the TryOnOutput nodes, or else of the nodes that show an image made from person and garment.
 
     Previews do not count where an image is saved, and of several nodes that show the same image the first counts. A
-    node whose image others are made from comes behind them: it shows no result.
+    node whose image is not made from both, or that others are made from, comes behind them: it shows no result.
     """
+    made = {field: _descendants(graph, inputs[field]) for field in REQUIRED_IMAGES}
+    results = set.intersection(*made.values())
     outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
-    return _results_first(graph, outputs or _find_shown(graph, inputs))
+    if not outputs:
+        outputs = _find_shown(graph, results)
+    elif results.isdisjoint(_origin(graph, node) for node in outputs):
+        lacking = {field: inputs[field] for field, nodes in made.items() if _origin(graph, outputs[0]) not in nodes}
+        raise WorkflowInvalid(not_from_both(graph, outputs[0], lacking))
+    return _results_first(graph, outputs, results)
 
 
-def _find_shown(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
-    results = set.intersection(*(_descendants(graph, inputs[field]) for field in REQUIRED_IMAGES))
+def _find_shown(graph: Graph, results: set[str]) -> list[str]:
     shown: dict[tuple, list[str]] = {}
     for node, entry in graph.items():
-        images = entry["inputs"].get("images")
-        if entry["class_type"] in IMAGE_OUTPUTS and is_link(images) and images[0] in results:
-            shown.setdefault(tuple(images), []).append(node)
+        if entry["class_type"] in IMAGE_OUTPUTS and _origin(graph, node) in results:
+            shown.setdefault(tuple(entry["inputs"]["images"]), []).append(node)
     if not shown:
         raise WorkflowInvalid(no_output(graph, results))
     saved = [nodes for nodes in shown.values() if any(graph[node]["class_type"] == "SaveImage" for node in nodes)]
     return [nodes[0] for nodes in saved or shown.values()]
 
 
-def _results_first(graph: Graph, outputs: Sequence[str]) -> list[str]:
-    images = {node: graph[node]["inputs"].get("images") for node in outputs}
-    sources = {node: {link[0]} if is_link(link) else set() for node, link in images.items()}
-    inner = {node: _ancestors(graph, origins) - origins for node, origins in sources.items()}
-    return sorted(outputs, key=lambda node: any(sources[node] & inner[other] for other in outputs))
+def _results_first(graph: Graph, outputs: Sequence[str], results: set[str]) -> list[str]:
+    origins = {node: _origin(graph, node) for node in outputs}
+    inner = set(chain.from_iterable(_ancestors(graph, [node]) - {node} for node in origins.values() if node))
+    return sorted(outputs, key=lambda node: (origins[node] not in results, origins[node] in inner))
+
+
+def _origin(graph: Graph, output: str) -> str | None:
+    """Returns the id of the node that made the image of an output; a TryOnPaste hands on the mask that it is given."""
+    image = graph[output]["inputs"].get("images")
+    if is_link(image) and image[1] == 1 and graph[image[0]]["class_type"] == "TryOnPaste":
+        image = graph[image[0]]["inputs"].get("mask")
+    return image[0] if is_link(image) else None
 
 
 def _pastes(graph: Graph) -> set[str]:
@@ -210,8 +222,8 @@ def _pastes(graph: Graph) -> set[str]:
 
 def _last_paste(graph: Graph, output: str) -> str | None:
     """Returns the id of the TryOnPaste that an output's images come from; None if there is none, or several."""
-    image = graph[output]["inputs"].get("images")
-    found = _pastes(graph) & _ancestors(graph, [image[0]] if is_link(image) else [])
+    origin = _origin(graph, output)
+    found = _pastes(graph) & _ancestors(graph, [origin] if origin else [])
     earlier = {other for node in found for other in (_ancestors(graph, [node]) - {node}) & found}
     last = found - earlier
     return last.pop() if len(last) == 1 else None
