@@ -25,6 +25,7 @@ def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
         if getattr(fields, name) is not None and not low <= getattr(fields, name) <= high:
             message = f"Workflow {workflow.name!r} takes {name} from {low} to {high}."
             raise ApiError("invalid_parameter", message, field=name)
+    _check_words(workflow, fields)
     _check_garments(fields)
     if fields.mask_image is None:
         if workflow.mask_required:
@@ -38,6 +39,14 @@ def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     if fields.upload_urls and len(fields.upload_urls) != count:
         message = f"upload_urls has {len(fields.upload_urls)} URLs, and the images are {count}. Send one for each."
         raise ApiError("invalid_parameter", message, field="upload_urls")
+
+
+def _check_words(workflow: Workflow, fields: TryonRequest) -> None:
+    for name, taken in workflow.choices.items():
+        value = getattr(fields, name)
+        if not {None, *taken}.issuperset(value if isinstance(value, list) else [value]):
+            message = f"Workflow {workflow.name!r} takes {' or '.join(taken)} as {name}."
+            raise ApiError("invalid_parameter", message, field=name)
 
 
 def _check_garments(fields: TryonRequest) -> None:

@@ -1,7 +1,8 @@
 """Models of the request and the replies: they validate, and the OpenAPI document is generated from them."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from itertools import chain
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -251,3 +252,12 @@ PARAMETERS = {
     for mark in field.metadata
     if isinstance(mark, NodeInput)
 }
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    parts = get_args(annotation)
+    return parts if get_origin(annotation) is Literal else tuple(chain.from_iterable(map(_words, parts)))
+
+
+# The words that a field may replace them by, if it takes words only.
+PARAMETER_WORDS = {name: words for name in PARAMETERS if (words := _words(TryonRequest.model_fields[name].annotation))}

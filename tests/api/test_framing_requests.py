@@ -11,7 +11,9 @@ from aiohttp import FormData
 from comfyui_tryon import exchange, images
 from comfyui_tryon.decoding.decoder import Decoder
 from comfyui_tryon.engine.interface import Progress
+from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
+from support.fake_engine import FakeEngine
 from support.images import from_base64, psnr, to_base64, to_bytes
 
 
@@ -207,6 +209,25 @@ async def test_a_workflow_that_cannot_take_them_refuses_the_fields_by_name(api, 
     for field, value in (("framing", "person"), ("mask_shape", "box"), ("return_mask", True), ("width", 64)):
         status, content = await client.tryon(grey | {"workflow": "echo", field: value})
         assert (status, content["error"]["details"]["field"]) == (422, field)
+
+
+async def test_types_of_garment_that_a_node_does_not_offer_are_refused(api, grey, tmp_path, monkeypatch):
+    spec = {"required": {"target_image": ("IMAGE",), "category": (["bottoms", "one-pieces"],)}}
+    masker = type("Masker", (), {"INPUT_TYPES": classmethod(lambda cls: spec), "RETURN_TYPES": ("IMAGE",)})
+    monkeypatch.setattr(FakeEngine, "node_classes", lambda engine: NODE_CLASS_MAPPINGS | {"Masker": masker})
+    graph = json.loads((tmp_path / "workflows/demo.json").read_text())
+    inputs = {"target_image": ["1", 0], "category": "bottoms"}
+    graph["4"] = {"class_type": "Masker", "inputs": inputs, "_meta": {"title": "Masker [tryon: category]"}}
+    (tmp_path / "workflows/lower.json").write_text(json.dumps(graph))
+    client = await api(locked=True, warmup=True, workflow="lower")
+    await client.until(lambda: client.parts._health.is_ready)
+    for types in ({}, {"cloth_type": "upper"}, {"cloth_type": ["lower", "inner"], "garment_image": [level(1)] * 2}):
+        status, content = await client.tryon(grey | types)
+        assert (status, content["error"]["details"]) == (422, {"field": "cloth_type"})
+        assert "lower or overall" in content["error"]["message"]
+    assert (await client.tryon(grey | {"cloth_type": "dress"}))[0] == 200
+    reached = [run.prompt["4"]["inputs"]["category"] for run in client.engine.runs]
+    assert reached == ["bottoms", "bottoms", "one-pieces"], "the warm-up's two and the one that is answered"
 
 
 @pytest.mark.parametrize("asked, sides", [({"width": 96}, (96, 128)), ({"height": 256}, (192, 256)), ({}, (384, 512))])

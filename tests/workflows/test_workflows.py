@@ -752,6 +752,44 @@ def test_another_packs_node_that_has_the_name_is_given_its_own_inputs_only():
     assert workflow.seeding == {"9": "one"} and "num_images" not in workflow.parameters
 
 
+def choosing(*offered: Any, **members: Any) -> type:
+    """A masker of another pack, which offers a choice of types."""
+    spec = {"required": {"target_image": ("IMAGE",)}, "optional": {"category": offered, "cloth_type": offered}}
+    return type("Chooser", (), {"INPUT_TYPES": classmethod(lambda cls: spec), "RETURN_TYPES": ("IMAGE",), **members})
+
+
+def chosen(chooser: type, name: str = "category", tag: str = "category") -> Workflow:
+    graph = demo()
+    graph["4"] = node("Chooser", f"V [tryon: {tag}]", target_image=["1", 0], **{name: "upper_body"})
+    return bind("x", "1", graph, NODE_CLASS_MAPPINGS | {"Chooser": chooser})
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["a list", "a COMBO"])
+@pytest.mark.parametrize(
+    ("name", "offered", "taken"),
+    [
+        ("category", ["tops", "bottoms", "one-pieces", "hats"], None),
+        ("category", ["bottoms", "one-pieces"], ["lower", "overall"]),
+        ("cloth_type", ["upper", "lower", "overall", "inner", "outer"], None),
+        ("cloth_type", ["upper", "lower"], ["upper", "lower"]),
+    ],
+)
+def test_requests_may_choose_what_a_bound_node_offers(name, offered, taken, listed):
+    chooser = choosing(offered) if listed else choosing("COMBO", {"options": offered})
+    assert chosen(chooser, name, name).choices == ({"cloth_type": taken} if taken else {})
+
+
+def test_a_bound_node_that_offers_nothing_that_requests_set_is_refused_by_name():
+    offered = ["upper_body", "lower_body", "dresses"]
+    with pytest.raises(WorkflowInvalid, match=r"node 4 \(Chooser 'V.*its category to tops or bottoms or one-pieces"):
+        chosen(choosing(offered))
+    checked = classmethod(lambda cls, category: True)
+    assert chosen(choosing(offered, VALIDATE_INPUTS=checked)).choices == {}, "the node itself says what it takes"
+    checked = classmethod(lambda cls, other: True)
+    with pytest.raises(WorkflowInvalid, match="its category"):
+        chosen(choosing(offered, VALIDATE_INPUTS=checked))
+
+
 def test_limits_are_those_of_the_strictest_node():
     class Narrow(Sampler):
         @classmethod

@@ -18,6 +18,7 @@ from .parameters import (
     Seeding,
     as_input,
     as_parameter,
+    choices,
     find_parameters,
     inputs_of,
     limits,
@@ -48,6 +49,7 @@ class Workflow:
         inputs: for each image field, ids of the nodes that take it.
         parameters: for each parameter of a request, the (node id, input name) pairs that it replaces.
         limits: for numeric parameters, the least and the greatest value that the nodes take.
+        choices: for parameters that are words, those that the nodes take, where they do not take all.
         outputs: ids of the TryOnOutput nodes, in the order of their images in a reply.
         seeding: for each of the outputs, which seeds make its images.
         mask_required: whether a request must send a mask.
@@ -63,6 +65,7 @@ class Workflow:
     inputs: Mapping[str, Sequence[str]]
     parameters: Mapping[str, Sequence[tuple[str, str]]]
     limits: Mapping[str, tuple[float, float]]
+    choices: Mapping[str, Sequence[str]]
     outputs: Sequence[str]
     seeding: Mapping[str, Seeding]
     mask_required: bool
@@ -148,6 +151,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         inputs=inputs,
         parameters=parameters,
         limits=limits(graph, parameters, classes),
+        choices=choices(graph, parameters, classes),
         outputs=outputs,
         seeding={node: seeding(graph, _ancestors(graph, [node]), parameters, classes) for node in outputs},
         mask_required=any(_needs_mask(graph[node]["inputs"]) for node in inputs.get("mask_image", ())),

@@ -1,13 +1,15 @@
 """Finds what a graph makes of a request's parameters: where they go, as which values, and which images have seeds."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
-from ..schema import GARMENT_CATEGORIES, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
+from ..schema import GARMENT_CATEGORIES, PARAMETER_WORDS, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
 from .format import WorkflowInvalid
+from .format.checks import describe
 
 TAG = "[tryon:"
 OF_CATEGORY = {category: cloth_type for cloth_type, category in reversed(GARMENT_CATEGORIES.items())}
@@ -130,6 +132,33 @@ def limits(
     return found
 
 
+def choices(
+    graph: Mapping[str, dict], parameters: Places, classes: Mapping[str, type[Any]]
+) -> dict[str, Sequence[str]]:
+    """Returns the words that the nodes take for each parameter of which they do not take all.
+
+    Raises:
+        WorkflowInvalid: they take none of them.
+    """
+    found: dict[str, Sequence[str]] = {}
+    for parameter, words in PARAMETER_WORDS.items():
+        taken: Sequence[str] = words
+        for node, name in parameters.get(parameter, ()):
+            kind = graph[node]["class_type"]
+            offered = _choices(classes.get(kind), name)
+            wanted = dict.fromkeys(as_input(name, word) for word in taken)
+            taken = [word for word in taken if offered is None or as_input(name, word) in offered]
+            if not taken:
+                raise WorkflowInvalid(
+                    f"{describe(node, kind, title_of(graph[node]))}: requests set its {name} to "
+                    f"{' or '.join(map(str, wanted))}, and it takes none of these: link a node to it that gives what "
+                    "it takes, or remove it from the tag in the title"
+                )
+        if len(taken) < len(words):
+            found[parameter] = taken
+    return found
+
+
 def with_aspect_ratio(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `values` with the width that a height alone goes with, or the reverse.
 
@@ -163,6 +192,19 @@ def _declared(cls: Any) -> dict[str, Any]:
 def _options(cls: Any, name: str) -> Mapping[str, Any]:
     spec = _declared(cls).get(name, ())
     return spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+
+
+def _choices(cls: Any, name: str) -> Sequence[Any] | None:
+    """Returns what a node may have for an input that offers a choice; None if it is another, or checked by the node."""
+    spec = _declared(cls).get(name) or (None,)
+    check = getattr(cls, "VALIDATE_INPUTS", None)
+    if check is not None:  # hosts leave the inputs to it that it names
+        arguments = inspect.getfullargspec(check)
+        if name in arguments.args or arguments.varkw is not None:
+            return None
+    if isinstance(spec[0], (list, tuple)):
+        return spec[0]
+    return _options(cls, name).get("options") if spec[0] == "COMBO" else None
 
 
 def _number(value: Any, otherwise: float) -> float:
