@@ -13,7 +13,7 @@ from comfyui_tryon.workflows.format import WorkflowInvalid
 from comfyui_tryon.workflows.parsing import parse_workflow
 from comfyui_tryon.workflows.store import Workflows
 from comfyui_tryon.workflows.unservable import unservable
-from support.page_graph import CLASSES, INNER, PageGraph, base, node_class, set_get
+from support.page_graph import CLASSES, INNER, PageGraph, base, inverting, node_class, set_get
 from support.servers import ROOT
 
 SAVER = node_class({"image": ("IMAGE",)}, ())
@@ -184,6 +184,44 @@ def test_use_everywhere_links_that_the_file_lacks_are_refused():
     assert "Use Everywhere" in refusal(graph) and "real ones" in refusal(graph)
 
 
+# Tags
+
+
+def tagged_subgraph(title: str) -> PageGraph:
+    graph = base().node(10, INNER, "image:IMAGE", "IMAGE:IMAGE", [], title=title)
+    graph.subgraphs = [inverting()]
+    return graph.link(1, 0, 10, "image")
+
+
+def test_a_tag_on_a_subgraph_is_refused_by_name():
+    graph = tagged_subgraph("Paint [tryon: bogus]").link(10, 0, 3, "image1")
+    text = refusal(graph)
+    assert "'Paint [tryon: bogus]')" in text and "to the title of the node inside" in text
+    assert parsed(tagged_subgraph("Paint").link(10, 0, 3, "image1")).inputs["person_image"] == ["1"]
+
+
+def test_a_tag_on_a_primitive_is_refused_by_name():
+    graph = base().node(10, "ImageBlur", "image:IMAGE blur_radius:INT!", "IMAGE:IMAGE", [7, 2.0])
+    graph.node(11, "PrimitiveNode", "", "INT:INT", [7, "fixed"], title="Radius [tryon: seed]")
+    graph.link(1, 0, 10, "image").link(11, 0, 10, "blur_radius").link(10, 0, 3, "image1")
+    text = refusal(graph)
+    assert "node 11 (PrimitiveNode 'Radius [tryon: seed]')" in text and "to the title of the node that it feeds" in text
+
+
+def test_tags_on_notes_and_beside_the_result_do_not_matter():
+    graph = tagged_subgraph("Beside [tryon: seed]").link(1, 0, 3, "image1")
+    graph.node(11, "Note", "", "", ["text"], title="Sampler [tryon: seed]")
+    assert parsed(graph).parameters == {}
+
+
+def test_publishing_does_not_lose_a_tag_that_the_prompt_lacks(tmp_path):
+    page = tagged_subgraph("Paint [tryon: seed]").link(10, 0, 3, "image1").document()
+    sent = {"workflow": page, "prompt": parsed(base(True)).graph}
+    with pytest.raises(WorkflowInvalid, match="to the title of the node inside"):
+        Workflows(tmp_path, EmbeddedEngine(COMFYUI)).publish("new", json.dumps(sent).encode())
+    assert not list(tmp_path.iterdir())
+
+
 # App mode
 
 
@@ -214,9 +252,10 @@ def test_an_app_s_two_images_are_the_person_and_the_garment(titles, order, perso
     assert workflow.inputs == {"person_image": [person], "garment_image": ["2" if person == "1" else "1"]}
 
 
-def test_an_app_names_parameters_and_outputs():
+@pytest.mark.parametrize("title", ["Scale", "Scale [fast]"])
+def test_an_app_names_parameters_and_outputs(title):
     graph = base(titles=("", ""))
-    graph.node(10, "KSampler", "image:IMAGE", "IMAGE:IMAGE", [7, "fixed", 20, 1.5])
+    graph.node(10, "KSampler", "image:IMAGE", "IMAGE:IMAGE", [7, "fixed", 20, 1.5], title=title)
     graph.node(5, "PreviewImage", "images:IMAGE", "", [])
     graph.link(1, 0, 10, "image").link(10, 0, 3, "image1").link(3, 0, 5, "images")
     spec = {"image": ("IMAGE",), "seed": ("INT", {}), "steps": ("INT", {}), "denoise": ("FLOAT", {})}

@@ -203,6 +203,8 @@ REFUSED = {
         "does not depend on garment_image",
     ),
     "mistyped tag": (lambda: foreign("[tryon: stpes]"), "'stpes'"),
+    "unclosed tag": (lambda: foreign("Paint [tryon: seed"), r"node 3 has '\[tryon: seed', but does not end in ]"),
+    "tag before the end": (lambda: foreign("[tryon: seed] 2"), r"node 3 has '\[tryon: seed] 2', but does not end in ]"),
     "tag of no request": (lambda: foreign("[tryon: denoise]"), "'denoise'"),
     "tag without a value": (lambda: foreign("[tryon: width]"), "it has no value for"),
     "mask of a picture": (
@@ -227,7 +229,8 @@ def test_a_workflow_without_a_place_for_a_request_says_what_to_add(case):
 
 
 def test_a_title_of_megabytes_is_searched_at_once():
-    assert bound(foreign("[tryon:" * 500_000)).parameters == {}
+    with pytest.raises(WorkflowInvalid, match="does not end in"):
+        bound(foreign("[tryon:" * 500_000))
 
 
 @pytest.mark.parametrize("path", [PAGE_CATVTON, PUBLISHED], ids=["as described", "as published"])

@@ -13,7 +13,7 @@ from ..engine.interface import is_link
 from ..schema import PARAMETERS
 from .binding import FIELDS, IMAGE_OUTPUTS, REQUIRED_IMAGES, TITLES, Graph
 from .format import WorkflowInvalid
-from .parameters import TAG
+from .format.checks import TAG
 
 PERSON = re.compile(r"person|people|human|model|body|target|subject|\bm[ae]n\b|wom[ae]n|customer|user|portrait", re.I)
 GARMENT = re.compile(r"garment|cloth|outfit|apparel|fashion|shirt|dress|wear|reference|product|\btop\b|item", re.I)
@@ -35,11 +35,12 @@ def bound_by_app(graph: Graph, app: Any) -> Graph:
     named = list(_inputs(graph, app.get("inputs")))
     pictures = [node for node, name in named if name == "image" and graph[node]["class_type"] == "LoadImage"]
     titles = _roles(graph, list(dict.fromkeys(pictures)))
-    for node, name in named:
-        title = titles.get(node, _title(graph, node))
+    parameters: dict[str, list[str]] = {}
+    for node, name in dict.fromkeys(named):
         if name in REPLACEABLE and TAG not in _title(graph, node) and not is_link(graph[node]["inputs"].get(name, [])):
-            names = [other for owner, other in named if owner == node and other in REPLACEABLE]
-            titles[node] = title if title.endswith("]") else f"{title} {TAG} {', '.join(dict.fromkeys(names))}]"
+            parameters.setdefault(node, []).append(name)
+    for node, names in parameters.items():
+        titles[node] = f"{titles.get(node, _title(graph, node))} {TAG} {', '.join(names)}]"
     graph = {
         node: {**entry, "_meta": {"title": titles[node]}} if node in titles else entry for node, entry in graph.items()
     }

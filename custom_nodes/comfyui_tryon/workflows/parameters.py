@@ -9,9 +9,8 @@ from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..schema import GARMENT_CATEGORIES, PARAMETER_WORDS, PARAMETERS, SIDE_MAX, SIDE_MIN, SIDE_STEP
 from .format import WorkflowInvalid
-from .format.checks import describe
+from .format.checks import TAG, describe
 
-TAG = "[tryon:"
 OF_CATEGORY = {category: cloth_type for cloth_type, category in reversed(GARMENT_CATEGORIES.items())}
 
 # Whether the images of an output depend on no seed, on the request's as a whole, or each on one of its own.
@@ -51,8 +50,10 @@ def _tagged(node: str, entry: dict) -> set[str]:
     """Returns the names of the inputs that a title such as `Sampler [tryon: seed, steps]` lists."""
     # splitting, not a pattern, because a title can have megabytes
     _, tag, listed = title_of(entry).rstrip().rpartition(TAG)
-    if not tag or not listed.endswith("]"):
+    if not tag:
         return set()
+    if not listed.endswith("]"):
+        raise WorkflowInvalid(f"the title of node {node} has {TAG + listed[:64]!r}, but does not end in ]: end it so")
     names = {name for part in listed[:-1].split(",") if (name := part.strip())}
     known = set(chain(*PARAMETERS.values()))
     for name in sorted(names):

@@ -18,8 +18,8 @@ from ..engine.interface import Engine
 from ..reply_models import BoundWorkflow, WorkflowList
 from .binding import Workflow
 from .checking import check
-from .format import WorkflowInvalid, to_prompt
-from .pages import page_file, published_page
+from .format import WorkflowInvalid
+from .pages import converts_to, page_file, published_page
 from .parsing import LoadImage, parse_workflow, parsed_json
 from .unservable import NAME, PAGE_FOLDER, unservable
 
@@ -133,7 +133,7 @@ class Workflows:
         page, prompt = (document.get(key) if isinstance(document, dict) else None for key in ("workflow", "prompt"))
         if not isinstance(page, dict) or not isinstance(prompt, dict):
             raise WorkflowInvalid("send a JSON object with the page's graph as workflow and its API prompt as prompt")
-        converts = self._converts(name, page, prompt)
+        converts = converts_to(name, prompt, page, self._node_classes())
         content = json.dumps(page if converts else prompt, indent=1).encode()
         workflow = self._checked(name, content)
         with self._writing:
@@ -244,15 +244,6 @@ class Workflows:
         if page.parent.resolve().is_relative_to(self._folder.resolve()):
             page.unlink(missing_ok=True)
 
-    def _converts(self, name: str, page: dict, prompt: dict) -> bool:
-        """Whether converting the page's graph gives its prompt."""
-        classes = self._node_classes()
-        try:
-            return _executed(to_prompt(page, classes)) == _executed(to_prompt(prompt, classes))
-        except WorkflowInvalid as error:
-            logger.info("Workflow %s is published as an API prompt: %s", name, error)
-            return False
-
     def _write(self, path: Path, data: bytes) -> None:
         """Replaces a file at once, so that nobody reads half of it."""
         part = None
@@ -288,11 +279,6 @@ class _Check:
 
     stamp: tuple[int, ...]
     found: Future[_Found]
-
-
-def _executed(graph: Mapping[str, dict]) -> dict[str, tuple]:
-    """Returns `graph` without titles: the page gives untitled nodes a title in the prompt, not in its saved graph."""
-    return {node: (entry["class_type"], entry["inputs"]) for node, entry in graph.items()}
 
 
 def _open_at_once(path: str, flags: int) -> int:

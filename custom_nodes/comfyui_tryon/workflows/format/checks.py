@@ -8,10 +8,15 @@ NodeClasses = Mapping[str, Any]  # by class name; Any, because packs define thei
 MAX_NODES = 5_000  # subgraphs counted as often as they are used
 MAX_DEPTH = 64  # of the JSON document
 MAX_VALUES = 500_000  # in the JSON document
+TAG = "[tryon:"  # begins the list of a node's inputs that requests set, at the end of its title
 
 
 class WorkflowInvalid(ValueError):
     """A workflow cannot serve requests; the message says what to change in it."""
+
+
+class MisplacedTag(WorkflowInvalid):
+    """A title lists inputs that requests set on a node that exists only in the page."""
 
 
 def check_json(document: Any) -> None:

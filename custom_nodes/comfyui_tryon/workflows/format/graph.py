@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import MAX_NODES, WorkflowInvalid, describe, is_id, is_int, shown
+from .checks import MAX_NODES, TAG, MisplacedTag, WorkflowInvalid, describe, is_id, is_int, shown
 from .kinds import USE_EVERYWHERE
 
 MAX_LINKS = 20_000
@@ -48,6 +48,12 @@ class Node:
 
     def error(self, what: str) -> WorkflowInvalid:
         return WorkflowInvalid(f"{describe(self.id, self.type, self.title)}: {what}")
+
+    def check_untagged(self, instead: str) -> None:
+        """Refuses a tag that no prompt has, because the node is not in it; `instead` says which node to tag."""
+        if TAG in (self.title or ""):
+            where = describe(self.id, self.type, self.title)
+            raise MisplacedTag(f"{where}: requests cannot set its values: move {TAG} …] to the title of {instead}")
 
     @property
     def active(self) -> bool:

@@ -224,6 +224,7 @@ def _constant(node: Node) -> str | None:
 
 
 def _primitive_value(scope: Scope, node: Node) -> Any:
+    node.check_untagged("the node that it feeds")
     overrides = scope.overrides.get(node.id)
     if overrides:
         return next(iter(overrides.values()))  # a primitive has one widget

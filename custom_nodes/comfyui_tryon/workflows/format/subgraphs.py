@@ -48,6 +48,7 @@ class Subgraphs:
         scope = Scope(self.definitions[host.type], f"{parent.prefix}{host.id}:", parent, host, fault=parent.fault)
         parent.children[host.id] = scope
         try:
+            host.check_untagged("the node inside whose inputs they are")
             scope.host_values = dict(self._values_of(host))
             for (node_id, name), value in _promotions(host):
                 self._promote(scope, host, node_id, name, value)
