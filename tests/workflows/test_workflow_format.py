@@ -529,6 +529,35 @@ REFUSED = {
 }
 
 
+def written(document: Any, number: Any) -> Any:
+    """The document with every number that the page takes for a position, id or mode written in another way."""
+    if isinstance(document, list):
+        return [written(member, number) for member in document]
+    if not isinstance(document, dict):
+        return document
+    made = {key: value if key == "widgets_values" else written(value, number) for key, value in document.items()}
+    for key in ("id", "mode", "link", "origin_id", "origin_slot", "target_id", "target_slot"):
+        if isinstance(made.get(key), int):
+            made[key] = number(key, made[key])
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+    for link in made["links"] if isinstance(made.get("links"), list) else ():
+        if isinstance(link, list):
+            link[:5] = [number(key, field) for key, field in zip(keys, link)]
+    return made
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    "number",
+    [lambda key, value: float(value), lambda key, value: str(value) if "slot" in key else value],
+    ids=["slots, ids and modes as floats", "slots as text"],
+)
+def test_numbers_are_read_as_the_page_reads_them(name, number):
+    document = load(f"page_{name}")
+    assert json.dumps(written(document, number)) != json.dumps(document)
+    assert to_prompt(written(document, number), CLASSES) == to_prompt(document, CLASSES)
+
+
 class TestRefusal:
     @pytest.mark.parametrize("case", REFUSED)
     def test_names_the_node(self, case):
@@ -573,6 +602,9 @@ class TestRefusal:
         [None, [], "text", 5, {}, {"nodes": []}, {"nodes": {}}, {"prompt": {}}, {"nodes": [5]}, {"nodes": [{}]}]
         + [graph(node(1, "Note", ["only a note"])), graph(node(1, "PreviewImage", mode=2))]
         + [graph(node(1, "PreviewImage"), links=[(1, 2)]), graph(node(1, "PreviewImage"), definitions=[1])]
+        + [graph(node(1, "PreviewImage"), definitions={"subgraphs": 5}, extra={"groupNodes": {}})]
+        + [graph(node(1, "PreviewImage"), definitions=5, extra={"groupNodes": {}})]
+        + [graph(node(1, "PreviewImage", mode=0.5)), graph(node(1, "PreviewImage"), links=[(1, 1, "x", 1, 0, "IMAGE")])]
         + [{"nodes": [], "links": 5}, {1: {}}, {"1": {"class_type": "PreviewImage", "inputs": {"x": {1, 2}}}}]
         + [{"1": {"class_type": "PreviewImage", "inputs": {"x": float("nan")}}}],
         ids=repr,

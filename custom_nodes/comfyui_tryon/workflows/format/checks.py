@@ -57,6 +57,11 @@ def describe(node_id: str, node_type: str | None = None, title: str | None = Non
     return f"{node} ({shown(node_type)[1:-1]}{f' {shown(title)}' if title and title != node_type else ''})"
 
 
+def whole(value: Any) -> Any:
+    """Returns a whole number as an int, because the page does not tell 1.0 from 1; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -1,10 +1,11 @@
 """Parses the web page's format as it is in the file: nodes, links and subgraph definitions, each checked."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import MAX_NODES, TAG, MisplacedTag, WorkflowInvalid, describe, is_id, is_int, shown
+from .checks import MAX_NODES, TAG, MisplacedTag, WorkflowInvalid, describe, is_id, is_int, shown, whole
 from .kinds import USE_EVERYWHERE
 
 MAX_LINKS = 20_000
@@ -12,6 +13,7 @@ MAX_SLOTS = 500  # inputs or outputs of one node
 MAX_NESTING = 32  # subgraphs within subgraphs
 MAX_TYPE_LENGTH = 1_000
 NEVER, BYPASS = 2, 4  # modes of a node
+SLOT_TEXT = re.compile("[0-9]{1,9}")
 INPUT_PANEL, OUTPUT_PANEL = "-10", "-20"  # a subgraph's two ends, as its links name them
 
 
@@ -110,7 +112,7 @@ def _parse_type(raw: dict, where: str) -> str:
 
 
 def _parse_slot(raw: dict, where: str) -> Slot:
-    name, link, widget = raw.get("name"), raw.get("link"), raw.get("widget")
+    name, link, widget = raw.get("name"), whole(raw.get("link")), raw.get("widget")
     if not isinstance(name, str):
         raise WorkflowInvalid(f"{where}: an input or output has no name")
     if link is not None and not is_int(link):
@@ -119,12 +121,12 @@ def _parse_slot(raw: dict, where: str) -> Slot:
 
 
 def _parse_node(raw: dict, where: str) -> Node:
-    node_id, node_type = raw.get("id"), raw.get("type")
+    node_id, node_type = whole(raw.get("id")), raw.get("type")
     if not is_id(node_id):
         raise WorkflowInvalid(f"{where}: a node's id must be a number or a string, not {shown(node_id)}")
     if not isinstance(node_type, str) or not node_type:
         raise WorkflowInvalid(f"{where}: {describe(str(node_id))} has no type")
-    title, mode, values = raw.get("title"), raw.get("mode"), raw.get("widgets_values")
+    title, mode, values = raw.get("title"), whole(raw.get("mode")), raw.get("widgets_values")
     mode = 0 if mode is None else mode
     properties = raw.get("properties")
     node = Node(
@@ -147,11 +149,20 @@ def _parse_node(raw: dict, where: str) -> Node:
     return node
 
 
+def _slot_number(raw: Any) -> Any:
+    """Returns the number of a slot, which the page accepts as text too."""
+    return int(raw) if isinstance(raw, str) and SLOT_TEXT.fullmatch(raw) else whole(raw)
+
+
+LINK_FIELDS = {
+    "id": whole, "origin_id": whole, "origin_slot": _slot_number, "target_id": whole, "target_slot": _slot_number
+}  # fmt: skip
+
+
 def _parse_link(raw: list | dict, where: str) -> tuple[int, Link]:
-    if isinstance(raw, list):  # in schema 0.4; subgraphs and schema 1 have objects
-        fields = raw[:5]
-    else:
-        fields = [raw.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+    # lists in schema 0.4; subgraphs and schema 1 have objects
+    given = raw if isinstance(raw, list) else [raw.get(key) for key in LINK_FIELDS]
+    fields: list[Any] = [read(field) for read, field in zip(LINK_FIELDS.values(), given, strict=False)]
     if len(fields) < 5 or not is_id(fields[1]) or not is_id(fields[3]) or not all(map(is_int, fields[::2])):
         raise WorkflowInvalid(
             f"{where}: a link must have a number, an origin and a target node with slot numbers, not {shown(raw)}"
@@ -236,7 +247,7 @@ def _find_subgraph_ends(graph: Graph, raw: dict) -> None:
     order: dict[int, int] = {}
     for key in ("inputs", "outputs"):
         for end in _items(raw, key, graph.name):
-            for link_id in _items(end, "linkIds", graph.name, int):
+            for link_id in _items(end, "linkIds", graph.name, (int, float)):
                 order.setdefault(link_id, len(order))
     claimed = {
         slot.link: (node, slot) for node in graph.nodes.values() for slot in node.inputs if slot.link is not None

@@ -20,12 +20,16 @@ MAX_GROUPS = 200
 
 
 def expand_groups(document: dict, widgets: WidgetReader) -> dict:
-    """Returns the document with a subgraph in place of each group node that can be expanded."""
+    """Returns the document with a subgraph in place of each group node that can be expanded.
+
+    Definitions of subgraphs that are malformed stay as they are, for the parser to refuse.
+    """
     extra = document.get("extra")
     kept = extra.get("groupNodes") if isinstance(extra, dict) else None
-    if not isinstance(kept, dict) or not isinstance(document.get("nodes"), list):
+    definitions = document.get("definitions") or {}
+    subgraphs = definitions.get("subgraphs") or [] if isinstance(definitions, dict) else None
+    if not isinstance(kept, dict) or not isinstance(subgraphs, list) or not isinstance(document.get("nodes"), list):
         return document
-    definitions = document.get("definitions") if isinstance(document.get("definitions"), dict) else {}
     made: list[dict] = []
     nodes = []
     for host in document["nodes"]:
@@ -44,8 +48,7 @@ def expand_groups(document: dict, widgets: WidgetReader) -> dict:
                 made.append(definition)
                 host = {**host, "type": definition["id"], "widgets_values": [], "title": host.get("title") or kind}
         nodes.append(host)
-    subgraphs = [*((definitions or {}).get("subgraphs") or []), *made]
-    return {**document, "nodes": nodes, "definitions": {**(definitions or {}), "subgraphs": subgraphs}}
+    return {**document, "nodes": nodes, "definitions": {**definitions, "subgraphs": [*subgraphs, *made]}}
 
 
 class _Group:
