@@ -743,6 +743,22 @@ def test_seeds_count_up_only_where_this_packs_sampler_makes_the_batch():
     assert bound(person).seeding == {"9": "each", "30": "none"}
 
 
+def test_a_crop_without_a_paste_leaves_the_frame_to_the_graph():
+    def drop_paste(graph):
+        del graph["8"]
+        graph["9"]["inputs"] = {"images": ["7", 0]}
+
+    workflow = bound(demo(drop_paste))
+    assert "framing" not in workflow.parameters and ("10", "width") in workflow.parameters["width"]
+    assert "framing" not in bound(demo(lambda graph: graph["8"]["inputs"].update(framing=["1", 0]))).parameters
+    own = Sampler.INPUT_TYPES()
+    own["required"]["framing"] = (["person", "model"],)
+    other = type("Sampler", (Sampler,), {"INPUT_TYPES": classmethod(lambda cls: own)})
+    graph = foreign("[tryon: framing]")
+    graph["3"]["inputs"]["framing"] = "person"
+    assert bind("x", "1", graph, {"Sampler": other}).parameters == {"framing": [("3", "framing")]}
+
+
 def test_another_packs_node_that_has_the_name_is_given_its_own_inputs_only():
     class Other:
         @classmethod

@@ -36,6 +36,9 @@ def find_parameters(
                 # linked inputs stay linked: the author chose where their values come from
                 if name in replaceable and not is_link(entry["inputs"].get(name)):
                     parameters.setdefault(parameter, []).append((node, name))
+    # without a node that pastes, a crop changes what the sampler sees and not the frame of the reply
+    if all(graph[node]["class_type"] == "TryOnCrop" for node, _ in parameters.get("framing", ())):
+        parameters.pop("framing", None)
     return parameters
 
 
