@@ -10,13 +10,16 @@ from .schema import DRAWN_SEED_MAX, PARAMETERS, SEED_MAX, TryonRequest
 from .workflows.binding import Workflow
 from .workflows.parameters import with_aspect_ratio
 
+# What every workflow does that has no input for it: it takes a garment's image for one of the garment alone.
+USUAL = {"garment_photo": "flat-lay", "mask_shape": "outline"}
+
 
 def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     """Raises ApiError if `fields` ask for something that `workflow` does not take, or lack what it needs."""
     for name in fields.model_fields_set & PARAMETERS.keys() - workflow.parameters.keys():
         value, default = getattr(fields, name), TryonRequest.model_fields[name].default
-        # every workflow dresses some type of garment, and takes its image as one of the garment alone
-        if name == "cloth_type" or value in (None, default) or (name, value) == ("garment_photo", "flat-lay"):
+        # every workflow dresses some type of garment
+        if name == "cloth_type" or value in (None, default, USUAL.get(name)):
             continue
         advice = "makes only one image per request" if name == "num_images" else f"has no {name}. Leave it out"
         raise ApiError("invalid_parameter", f"Workflow {workflow.name!r} {advice}.", field=name)

@@ -15,6 +15,7 @@ from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
 from support.fake_engine import FakeEngine
 from support.images import from_base64, psnr, to_base64, to_bytes
+from support.servers import ROOT
 
 
 def level(value: int, size: tuple[int, int] = (16, 16)) -> str:
@@ -209,6 +210,17 @@ async def test_a_workflow_that_cannot_take_them_refuses_the_fields_by_name(api, 
     for field, value in (("framing", "person"), ("mask_shape", "box"), ("return_mask", True), ("width", 64)):
         status, content = await client.tryon(grey | {"workflow": "echo", field: value})
         assert (status, content["error"]["details"]["field"]) == (422, field)
+
+
+@pytest.mark.parametrize("name", ["catvton_mask", "fashn"])
+async def test_what_workflows_do_anyway_may_be_asked_for(api, grey, tmp_path, name):
+    (tmp_path / f"workflows/{name}.json").write_text((ROOT / f"workflows/{name}.json").read_text())
+    client = await api()
+    asked = grey | {"workflow": name, "mask_image": level(255)}
+    usual = {"mask_shape": "Outline", "garment_photo": "flat-lay", "cloth_type": "upper", "num_images": 1}
+    assert (await client.tryon(asked | usual))[0] == 200
+    status, content = await client.tryon(asked | {"mask_shape": "box"})
+    assert (status, content["error"]["details"]) == (422, {"field": "mask_shape"})
 
 
 async def test_types_of_garment_that_a_node_does_not_offer_are_refused(api, grey, tmp_path, monkeypatch):
