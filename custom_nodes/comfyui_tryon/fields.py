@@ -38,10 +38,15 @@ def check_fields(workflow: Workflow, fields: TryonRequest) -> None:
     if fields.return_mask and not workflow.gives_mask:
         message = f"Workflow {workflow.name!r} gives no mask: nothing is linked to mask of its TryOnOutput."
         raise ApiError("invalid_parameter", message, field="return_mask")
-    count = fields.num_images * len(workflow.outputs)
-    if fields.upload_urls and len(fields.upload_urls) != count:
+    if fields.upload_urls and len(fields.upload_urls) != (count := _image_count(workflow, fields)):
         message = f"upload_urls has {len(fields.upload_urls)} URLs, and the images are {count}. Send one for each."
         raise ApiError("invalid_parameter", message, field="upload_urls")
+
+
+def _image_count(workflow: Workflow, fields: TryonRequest) -> int:
+    counts = workflow.image_counts(fields.num_images)
+    # the last of several garments has a run for each image of the first output
+    return sum(counts) if len(fields.garment_image) == 1 else counts[0] * len(counts)
 
 
 def _check_words(workflow: Workflow, fields: TryonRequest) -> None:

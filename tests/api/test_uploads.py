@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import threading
 from collections.abc import Iterator
 
@@ -101,6 +102,24 @@ async def test_there_is_one_url_for_each_image(uploading, outside, grey, urls):
     else:
         assert f"has {len(urls)} URLs" in await failed(uploading, fields, "invalid_parameter", 422)
     assert not outside.asked
+
+
+async def test_outputs_of_one_image_need_one_url(uploading, outside, grey, tmp_path):
+    graph = json.loads((tmp_path / "workflows/demo.json").read_text())
+    graph["30"] = {"class_type": "TryOnOutput", "inputs": {"images": ["8", 1]}}
+    (tmp_path / "workflows/two.json").write_text(json.dumps(graph))
+    outside.answers["/4"] = answer()
+    uploading.engine.deliveries = [1, 0, 0, 0]  # one of the mask and three of the result
+    urls = [outside.url(f"/{number}") for number in (1, 2, 3, 4)]
+    asked = grey | {"workflow": "two", "num_images": 3}
+    status, content = await uploading.tryon(asked | {"upload_urls": urls})
+    assert status == 200, content
+    assert [image["url"] for image in content["output"]["images"]] == urls
+    message = await failed(uploading, asked | {"upload_urls": urls[:3]}, "invalid_parameter", 422)
+    assert "the images are 4" in message
+    several = {"garment_image": [grey["garment_image"]] * 2, "upload_urls": urls}
+    message = await failed(uploading, asked | several, "invalid_parameter", 422)
+    assert "the images are 6" in message, "the last garment has a run for each of three people"
 
 
 @pytest.mark.parametrize(

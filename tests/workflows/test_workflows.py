@@ -743,6 +743,14 @@ def test_seeds_count_up_only_where_this_packs_sampler_makes_the_batch():
     assert bound(person).seeding == {"9": "each", "30": "none"}
 
 
+def test_outputs_of_one_image_are_told_from_those_of_num_images():
+    person = {"30": node("TryOnOutput", images=["1", 0]), "31": node("TryOnOutput", images=["8", 1])}
+    workflow = bound(demo() | person | {"32": node("TryOnOutput", images=["7", 0])})
+    counts = dict(zip(workflow.outputs, workflow.image_counts(3), strict=True))
+    assert counts == {"9": 3, "30": 1, "31": 1, "32": 3}
+    assert workflow.seeding == {"9": "each", "30": "none", "31": "none", "32": "each"}
+
+
 def test_a_crop_without_a_paste_leaves_the_frame_to_the_graph():
     def drop_paste(graph):
         del graph["8"]

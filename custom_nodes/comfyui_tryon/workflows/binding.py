@@ -1,7 +1,7 @@
 """Finds where a request's images and parameters go in a workflow's graph, and makes the prompt of one request."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 from ..engine.interface import is_link
 from ..nodes import NODE_CLASS_MAPPINGS
 from ..reply_models import BoundWorkflow
-from ..schema import IMAGE_FIELDS, TryonRequest
+from ..schema import IMAGE_FIELDS
 from ..weights.files import Licence
-from .advice import no_output, no_place, not_from_both
+from .advice import no_place
 from .format import WorkflowInvalid
 from .licences import licence_of
+from .outputs import REQUIRED_IMAGES, Graph, ancestors, descendants, find_outputs, last_paste, links, makers, pastes
 from .parameters import (
     Seeding,
     as_input,
@@ -27,15 +28,11 @@ from .parameters import (
     with_defaults,
 )
 
-Graph = Mapping[str, dict[str, Any]]
-
 # The image field that each of the pack's input nodes stands for, and the reverse.
 FIELDS = {name: field for name, cls in NODE_CLASS_MAPPINGS.items() if (field := getattr(cls, "FIELD", None))}
 INPUT_CLASSES = {field: name for name, field in FIELDS.items()}
-REQUIRED_IMAGES = [field for field in IMAGE_FIELDS if TryonRequest.model_fields[field].is_required()]
 # Titles by which a core LoadImage stands for an image field.
 TITLES = {"target person": "person_image", "reference garment": "garment_image"} | {name: name for name in IMAGE_FIELDS}
-IMAGE_OUTPUTS = ("SaveImage", "PreviewImage")
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,15 @@ class Workflow:
         """Whether the first output has a mask."""
         return is_link(self.graph[self.outputs[0]]["inputs"].get("mask"))
 
+    def image_counts(self, num_images: int) -> list[int]:
+        """Returns how many images each of the outputs gives in a run that is asked for `num_images`."""
+        counting = {node for node, _ in self.parameters.get("num_images", ())}
+        return [num_images if counting & makers(self.graph, node) else 1 for node in self.outputs]
+
     def keeps_frame(self, framing: str | None) -> bool:
         """Says whether images come in the person image's own frame, where a request asks for `framing`."""
         bound = {node for node, _ in self.parameters.get("framing", ())}
-        own = {node: self.graph[node]["inputs"].get("framing", "person") for node in _pastes(self.graph)}
+        own = {node: self.graph[node]["inputs"].get("framing", "person") for node in pastes(self.graph)}
         return any((framing if framing and node in bound else value) != "model" for node, value in own.items())
 
     def description(self, default: bool, problem: str | None = None) -> BoundWorkflow:
@@ -134,9 +136,9 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         WorkflowInvalid: it lacks a person, a garment or an output made from both, or a title's tag cannot be followed.
     """
     inputs = _find_inputs(graph)
-    outputs = _find_outputs(graph, inputs)
+    outputs = find_outputs(graph, inputs)
     graph = {**graph, **{node: _own_output(graph[node]) for node in outputs}}
-    needed = _ancestors(graph, outputs)
+    needed = ancestors(graph, outputs)
     graph = {node: entry for node, entry in graph.items() if node in needed}
     inputs = {field: [node for node in nodes if node in graph] for field, nodes in inputs.items()}
     images = set(chain(*inputs.values()))
@@ -153,11 +155,11 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
         limits=limits(graph, parameters, classes),
         choices=choices(graph, parameters, classes),
         outputs=outputs,
-        seeding={node: seeding(graph, _ancestors(graph, [node]), parameters, classes) for node in outputs},
+        seeding={node: seeding(graph, makers(graph, node), parameters, classes) for node in outputs},
         mask_required=any(_needs_mask(graph[node]["inputs"]) for node in inputs.get("mask_image", ())),
-        request_independent=frozenset(graph) - _descendants(graph, images),
+        request_independent=frozenset(graph) - descendants(graph, images),
         told={node: found for node in graph if "token" in (found := inputs_of(graph[node]["class_type"], "hidden"))},
-        pasted={node: paste for node in outputs if (paste := _last_paste(graph, node)) is not None},
+        pasted={node: paste for node in outputs if (paste := last_paste(graph, node)) is not None},
         licence=licence_of(graph, classes),
     )
 
@@ -176,61 +178,6 @@ def _find_inputs(graph: Graph) -> dict[str, list[str]]:
             titles = [title for title, bound in TITLES.items() if bound == field]
             raise WorkflowInvalid(no_place(graph, field, titles, INPUT_CLASSES[field]))
     return inputs
-
-
-def _find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns the ids of the TryOnOutput nodes, or else of the nodes that show an image made from person and garment.
-
-    Previews do not count where an image is saved, and of several nodes that show the same image the first counts. A
-    node whose image is not made from both, or that others are made from, comes behind them: it shows no result.
-    """
-    made = {field: _descendants(graph, inputs[field]) for field in REQUIRED_IMAGES}
-    results = set.intersection(*made.values())
-    outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
-    if not outputs:
-        outputs = _find_shown(graph, results)
-    elif results.isdisjoint(_origin(graph, node) for node in outputs):
-        lacking = {field: inputs[field] for field, nodes in made.items() if _origin(graph, outputs[0]) not in nodes}
-        raise WorkflowInvalid(not_from_both(graph, outputs[0], lacking))
-    return _results_first(graph, outputs, results)
-
-
-def _find_shown(graph: Graph, results: set[str]) -> list[str]:
-    shown: dict[tuple, list[str]] = {}
-    for node, entry in graph.items():
-        if entry["class_type"] in IMAGE_OUTPUTS and _origin(graph, node) in results:
-            shown.setdefault(tuple(entry["inputs"]["images"]), []).append(node)
-    if not shown:
-        raise WorkflowInvalid(no_output(graph, results))
-    saved = [nodes for nodes in shown.values() if any(graph[node]["class_type"] == "SaveImage" for node in nodes)]
-    return [nodes[0] for nodes in saved or shown.values()]
-
-
-def _results_first(graph: Graph, outputs: Sequence[str], results: set[str]) -> list[str]:
-    origins = {node: _origin(graph, node) for node in outputs}
-    inner = set(chain.from_iterable(_ancestors(graph, [node]) - {node} for node in origins.values() if node))
-    return sorted(outputs, key=lambda node: (origins[node] not in results, origins[node] in inner))
-
-
-def _origin(graph: Graph, output: str) -> str | None:
-    """Returns the id of the node that made the image of an output; a TryOnPaste hands on the mask that it is given."""
-    image = graph[output]["inputs"].get("images")
-    if is_link(image) and image[1] == 1 and graph[image[0]]["class_type"] == "TryOnPaste":
-        image = graph[image[0]]["inputs"].get("mask")
-    return image[0] if is_link(image) else None
-
-
-def _pastes(graph: Graph) -> set[str]:
-    return {node for node, entry in graph.items() if entry["class_type"] == "TryOnPaste"}
-
-
-def _last_paste(graph: Graph, output: str) -> str | None:
-    """Returns the id of the TryOnPaste that an output's images come from; None if there is none, or several."""
-    origin = _origin(graph, output)
-    found = _pastes(graph) & _ancestors(graph, [origin] if origin else [])
-    earlier = {other for node in found for other in (_ancestors(graph, [node]) - {node}) & found}
-    last = found - earlier
-    return last.pop() if len(last) == 1 else None
 
 
 def _own_output(entry: dict) -> dict:
@@ -253,39 +200,9 @@ def _needs_mask(inputs: Mapping[str, Any]) -> bool:
 def _check_masks(graph: Graph, images: set[str]) -> None:
     """Refuses a graph that uses the MASK output of a LoadImage: a request's images are decoded without alpha."""
     for node, entry in graph.items():
-        for origin, output in _links(entry):
+        for origin, output in links(entry):
             if origin in images and output == 1 and graph[origin]["class_type"] == "LoadImage":
                 raise WorkflowInvalid(
                     f"node {node} uses the MASK output of node {origin}, which request images do not have: "
                     "make the mask from its IMAGE output with ImageToMask"
                 )
-
-
-def _links(entry: dict) -> list[list]:
-    return [value for value in entry["inputs"].values() if is_link(value)]
-
-
-def _ancestors(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Returns `nodes` and everything that they depend on."""
-    parents = {node: [origin for origin, _ in _links(entry)] for node, entry in graph.items()}
-    return _reachable(parents, nodes)
-
-
-def _descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Returns `nodes` and everything that depends on them."""
-    children: dict[str, list[str]] = {node: [] for node in graph}
-    for node, entry in graph.items():
-        for origin, _ in _links(entry):
-            children[origin].append(node)
-    return _reachable(children, nodes)
-
-
-def _reachable(neighbours: Mapping[str, Sequence[str]], nodes: Iterable[str]) -> set[str]:
-    found: set[str] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += neighbours[node]
-    return found
