@@ -285,12 +285,20 @@ def test_a_workflow_that_cannot_run_says_why(server, fields, name, change, reaso
     assert reason in found["message"]
 
 
-@pytest.mark.parametrize("name", ["cloth_type", "mask_grow"])
-def test_what_a_workflows_node_has_is_not_told(server, fields, name):
-    broken = add_workflow(server, f"bad_{name}", lambda graph: graph["4"]["inputs"].update({name: "/secret"}))
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("cloth_type", "/secret", "cloth_type"),
+        ("mask_grow", "/secret", "mask_grow"),
+        ("mask_grow", 98765, "mask_grow is not from -256 to 256"),
+        ("mask_grow", -98765, "mask_grow is not from -256 to 256"),
+    ],
+)
+def test_what_a_workflows_node_has_is_not_told(server, fields, name, value, said):
+    broken = add_workflow(server, f"bad_{name}", lambda graph: graph["4"]["inputs"].update({name: value}))
     reply = post(server, fields | {"workflow": broken})
-    assert name in error(reply, 500, "workflow_invalid")["message"]
-    assert "secret" not in reply.text
+    assert said in error(reply, 500, "workflow_invalid")["message"]
+    assert str(value).strip("/-") not in reply.text
 
 
 # tests/models compares the photographs too, if there are any, with the same sampler.

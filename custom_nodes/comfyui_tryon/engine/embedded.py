@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link
+from .interface import EngineDead, GraphError, Interrupted, NodeFailed, Progress, Run, is_link, out_of_range
 from .raised import let_go, trace_of, type_name
 
 logger = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def _check_node(node: str, prompt: dict[str, dict], classes: Mapping[str, type[A
             except (TypeError, ValueError):
                 raise GraphError(f"{where}: {name} is not a number") from None
             if not options.get("min", value) <= value <= options.get("max", value):
-                raise GraphError(f"{where}: {name} is {value}, not from {options.get('min')} to {options.get('max')}")
+                raise GraphError(f"{where}: {out_of_range(name, options)}")
         elif expected not in ("STRING", "BOOLEAN"):
             raise GraphError(f"{where}: input {name} must be linked to a {expected}")
 

@@ -209,6 +209,14 @@ class Engine(Protocol):
         """Where the web page looks for previews; None where there is no web page."""
 
 
+def out_of_range(name: str, options: Mapping[str, Any]) -> str:
+    """Says that an input's number is not in the range of its options, without the number, which is not for clients."""
+    low, high = options.get("min"), options.get("max")
+    if low is None or high is None:
+        return f"{name} is more than {high}" if low is None else f"{name} is less than {low}"
+    return f"{name} is not from {low} to {high}"
+
+
 def is_link(value: Any) -> bool:
     """Whether an input's value in a prompt is a link, [node id, output index], instead of a literal."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)

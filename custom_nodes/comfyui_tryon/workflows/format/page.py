@@ -128,7 +128,6 @@ def _check_primitive(node: Node, name: str, source: Primitive, values: Mapping[s
         )
     if not direct and values[name] != source.value:
         raise node.error(
-            f"the primitive node {source.node.id} holds {shown(source.value)} but the widget {shown(name)}, "
-            f"which it sets through a reroute or a subgraph, holds {shown(values[name])}: connect the primitive "
-            "directly, or use a node with an output of that type"
+            f"the primitive node {source.node.id} and the widget {shown(name)}, which it sets through a reroute or a "
+            "subgraph, hold different values: connect the primitive directly, or use a node with an output of that type"
         )

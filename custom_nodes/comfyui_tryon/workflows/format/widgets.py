@@ -150,15 +150,13 @@ class SavedValues:
             self.missing.append(spec)
             return spec.default()
         if not spec.fits(value):
-            raise self._changed(
-                f"the saved value {shown(value)} does not fit the widget {shown(spec.name)} ({spec.kind})"
-            )
+            raise self._changed(f"the saved value does not fit the widget {shown(spec.name)} ({spec.kind})")
         return value
 
     def _skip(self, count: int, allowed: Callable[[Any], bool] = lambda value: True) -> None:
         for value in self.rest[: -count - 1 : -1]:  # the next `count`, if there are so many: `rest` is reversed
             if not allowed(value):
-                raise self._changed(f"{shown(value)} is not a setting of a seed's control widget")
+                raise self._changed("a saved value is not a setting of a seed's control widget")
             self.rest.pop()
 
     def _changed(self, what: str) -> WorkflowInvalid:
