@@ -221,6 +221,17 @@ class PromptQueue:
     def __init__(self) -> None:
         self.mutex = threading.RLock()
         self.queue: list[tuple] = []
+        self.currently_running: dict[int, tuple] = {}
+
+    def get(self, timeout=None) -> tuple | None:
+        if not self.queue:
+            return None
+        item = heapq.heappop(self.queue)
+        self.currently_running[item[0]] = item
+        return item, item[0]
+
+    def task_done(self, item_id, history_result, status, process_item=None) -> None:
+        del self.currently_running[item_id]
 
     def put(self, *names: str) -> None:
         for name in names:
@@ -251,3 +262,55 @@ def test_what_leaves_the_queue_without_running_is_told():
     assert removed == ["b", "a", "c", "d"]
     watched.put("e")
     assert watched.delete_queue_item(lambda item: True) and set(removed) == {"a", "b", "c", "d", "e"}
+
+
+METHODS = ("get", "task_done", "wipe_queue", "delete_queue_item")
+
+
+def wraps(queue: PromptQueue, cls: type) -> None:
+    for name in METHODS:
+        original = getattr(queue, name)
+        setattr(queue, name, lambda *args, original=original, **kwargs: original(*args, **kwargs))
+
+
+def wraps_by_position(queue: PromptQueue, cls: type) -> None:
+    original = queue.task_done
+    queue.task_done = lambda item_id, result, status, more=None: original(item_id, result, status, more)
+
+
+def wraps_the_class(queue: PromptQueue, cls: type) -> None:
+    for name in METHODS:
+        original = getattr(cls, name)
+        setattr(cls, name, lambda *args, original=original, **kwargs: original(*args, **kwargs))
+
+
+def replaces(queue: PromptQueue, cls: type) -> None:
+    """Calls nothing of what it replaces, as packs do that give each user a queue."""
+    for name in METHODS:
+        setattr(queue, name, types.MethodType(getattr(PromptQueue, name), queue))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("pack", [wraps, wraps_by_position, wraps_the_class, replaces])
+def test_a_queue_that_another_pack_has_changed_tells_all(pack, earlier):
+    class Host(PromptQueue):
+        pass
+
+    told: list[tuple] = []
+    listener = types.SimpleNamespace(
+        on_get=lambda: told.append(("asked",)),
+        on_start=lambda name: told.append(("started", name)),
+        on_end=lambda name, messages: told.append(("ended", name, messages)),
+        on_removed=lambda name: told.append(("removed", name)),
+    )
+    watched = Host()
+    for step in (pack, watch) if earlier else (watch, pack):
+        step(watched, listener if step is watch else Host)
+    watched.put("a", "b", "c")
+    item, item_id = watched.get(timeout=1)
+    watched.task_done(item_id, {}, status=types.SimpleNamespace(messages=("good",)))
+    watched.delete_queue_item(lambda item: item[1] == "b")
+    watched.wipe_queue()
+    expected = [("asked",), ("started", "a"), ("ended", "a", ("good",)), ("removed", "b"), ("removed", "c")]
+    assert list(dict.fromkeys(told)) == expected
+    assert item == (0, "a") and not watched.currently_running and not watched.queue

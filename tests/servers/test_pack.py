@@ -39,9 +39,15 @@ class Other:
     def run(self): return (None,)
 NODE_CLASS_MAPPINGS = {"%s": Other}
 """
-OTHER_ROUTES = """
+OTHER_HOOKS = """
+import execution
 from aiohttp import web
 from server import PromptServer
+queue, output, done = PromptServer.instance.prompt_queue, execution.get_output_data, execution.PromptQueue.task_done
+execution.PromptQueue.task_done = lambda *args, **kwargs: done(*args, **kwargs)
+own = queue.task_done
+queue.task_done = lambda *args, **kwargs: own(*args, **kwargs)
+execution.get_output_data = lambda *args, **kwargs: output(*args, **kwargs)
 @PromptServer.instance.routes.get("/health")
 async def health(request): return web.Response(text="of another pack")
 NODE_CLASS_MAPPINGS = {}
@@ -196,7 +202,7 @@ def test_no_cache_of_comfyui_keeps_a_requests_images(comfyui, tmp_path, fields):
 def test_a_linked_folder_publishes_what_the_page_saves_in_app_mode(comfyui, tmp_path, fields):
     packs = tmp_path / "packs"
     (packs / "a-pack").mkdir(parents=True)
-    (packs / "a-pack/__init__.py").write_text(OTHER_ROUTES)
+    (packs / "a-pack/__init__.py").write_text(OTHER_HOOKS)
     (packs / "tryon").symlink_to(ROOT / "custom_nodes/comfyui_tryon")
     graph = base(True, titles=("", ""))
     prompt = to_prompt(graph.document(), CLASSES)
