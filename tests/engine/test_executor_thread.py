@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import heapq
+import inspect
 import queue
 import sys
 import threading
+import traceback
 import types
 import weakref
 
@@ -102,8 +104,11 @@ STRANGE = [
 ]  # fmt: skip
 
 
+RUN = types.SimpleNamespace(is_canceled=False)
+
+
 def raised_by(
-    error: BaseException, ours: bool = True, is_coroutine: bool = False, on_requests_fault=pytest.fail
+    error: BaseException, ours: bool = True, kind: str = "function", on_requests_fault=pytest.fail
 ) -> BaseException:
     """Returns what ComfyUI gets from a guarded node that raises `error`."""
 
@@ -113,18 +118,20 @@ def raised_by(
     async def coroutine():
         raise error
 
-    execution = types.SimpleNamespace(get_output_data=coroutine if is_coroutine else node)
-    guard_nodes(execution, Interruption, lambda: ours, on_requests_fault)
+    # the last as other packs replace a coroutine function
+    functions = {"function": node, "coroutine": coroutine, "wrapped coroutine": lambda: coroutine()}
+    execution = types.SimpleNamespace(get_output_data=functions[kind])
+    guard_nodes(execution, Interruption, lambda: RUN if ours else None, on_requests_fault)
     with pytest.raises(BaseException) as caught:
         waiting = execution.get_output_data()
         waiting.send(None)
     return caught.value
 
 
-@pytest.mark.parametrize("is_coroutine", [False, True])
+@pytest.mark.parametrize("kind", ["function", "coroutine", "wrapped coroutine"])
 @pytest.mark.parametrize("error", STRANGE, ids=lambda error: type(error).__name__)
-def test_what_comfyui_cannot_handle_becomes_an_ordinary_exception(error, is_coroutine, caplog):
-    found = raised_by(error, is_coroutine=is_coroutine)
+def test_what_comfyui_cannot_handle_becomes_an_ordinary_exception(error, kind, caplog):
+    found = raised_by(error, kind=kind)
     assert isinstance(found, Exception) and found is not error
     assert len(str(found).encode()) < 2 * MAX_TEXT
     assert NodeFailed.of("1", "A", found).is_out_of_memory == isinstance(error, MemoryError)
@@ -140,6 +147,22 @@ def test_ordinary_exceptions_and_interruptions_pass(error):
 @pytest.mark.parametrize("error", STRANGE, ids=lambda error: type(error).__name__)
 def test_what_other_peoples_prompts_raise_passes(error):
     assert raised_by(error, ours=False) is error
+
+
+def test_tracebacks_of_other_peoples_prompts_have_no_frame_of_the_pack():
+    found = raised_by(ValueError("a text"), ours=False, kind="coroutine")
+    assert not any("comfyui_tryon" in frame.filename for frame in traceback.extract_tb(found.__traceback__))
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="from Python 3.12 on")
+def test_other_packs_can_tell_that_nodes_are_awaited():
+    async def node():
+        pass
+
+    for original, is_coroutine in ((node, True), (lambda: None, False)):
+        execution = types.SimpleNamespace(get_output_data=original)
+        guard_nodes(execution, Interruption, lambda: None, pytest.fail)
+        assert inspect.iscoroutinefunction(execution.get_output_data) == is_coroutine
 
 
 def test_a_fault_of_the_request_interrupts_and_is_told():
@@ -178,7 +201,7 @@ def test_what_a_failed_node_held_is_free_before_comfyui_unloads_its_models(ours)
         return []
 
     execution = types.SimpleNamespace(get_output_data=node)
-    guard_nodes(execution, Interruption, lambda: ours, pytest.fail)
+    guard_nodes(execution, Interruption, lambda: RUN if ours else None, pytest.fail)
     gc.disable()
     try:
         assert execute() == [ours, ours]

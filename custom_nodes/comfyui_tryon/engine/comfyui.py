@@ -57,7 +57,7 @@ class ComfyUIEngine:
         guard_nodes(
             execution,
             memory.InterruptProcessingException,
-            lambda: self._running in self._runs,
+            lambda: self._runs.get(self._running or ""),
             self._on_requests_fault,
         )
         self._progress_hook: Callable | None = None

@@ -7,11 +7,11 @@ import inspect
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from .. import metrics
-from .interface import REQUEST_FAULTS
+from .interface import REQUEST_FAULTS, Run
 from .raised import let_go, text_of, trace_of, type_name
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class ExecutorThread:
 def guard_nodes(
     execution: Any,
     interruption: type[BaseException],
-    is_ours: Callable[[], bool],
+    running: Callable[[], Run | None],
     on_requests_fault: Callable[[BaseException], None],
 ) -> None:
     """Has ComfyUI receive only ordinary exceptions with a short text from the nodes of prompts that are this pack's.
@@ -80,7 +80,7 @@ def guard_nodes(
     Args:
         execution: ComfyUI's module of that name.
         interruption: what nodes raise where their prompt has been canceled.
-        is_ours: whether the prompt that is executed is this pack's.
+        running: returns the run that is executed, or None where the prompt is not this pack's.
         on_requests_fault: called with what a node raised of which the request is the cause.
     """
     original = execution.get_output_data
@@ -90,8 +90,6 @@ def guard_nodes(
         try:
             yield
         except BaseException as error:
-            if not is_ours():
-                raise
             let_go(error)
             if isinstance(error, interruption):
                 raise
@@ -102,17 +100,23 @@ def guard_nodes(
                 raise _stand_in(error) from None
             raise
 
-    @functools.wraps(original)
-    async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+    async def guarded_result(result: Awaitable) -> Any:
         with guard():
-            return await original(*args, **kwargs)
+            return await result
 
+    # No coroutine function: where ComfyUI awaits nodes, the tracebacks that the page shows of its own prompts have no
+    # frame of this pack then. Nor need what another pack has put in the place of the original be one.
     @functools.wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        with guard():
+        if running() is None:
             return original(*args, **kwargs)
+        with guard():
+            result = original(*args, **kwargs)
+        return guarded_result(result) if inspect.isawaitable(result) else result
 
-    execution.get_output_data = guarded_coroutine if inspect.iscoroutinefunction(original) else guarded
+    if inspect.iscoroutinefunction(original) and hasattr(inspect, "markcoroutinefunction"):  # which other packs ask
+        inspect.markcoroutinefunction(guarded)
+    execution.get_output_data = guarded
 
 
 def _is_ordinary(error: BaseException) -> bool:
