@@ -165,6 +165,17 @@ def test_other_packs_can_tell_that_nodes_are_awaited():
         assert inspect.iscoroutinefunction(execution.get_output_data) == is_coroutine
 
 
+def test_a_canceled_run_executes_no_further_node():
+    run, executed = types.SimpleNamespace(is_canceled=False), []
+    execution = types.SimpleNamespace(get_output_data=executed.append)
+    guard_nodes(execution, Interruption, lambda: run, pytest.fail)
+    execution.get_output_data("first")
+    run.is_canceled = True
+    with pytest.raises(Interruption):
+        execution.get_output_data("second")
+    assert executed == ["first"]
+
+
 def test_a_fault_of_the_request_interrupts_and_is_told():
     told: list[BaseException] = []
     error = NoPersonFound()

@@ -76,6 +76,13 @@ def test_a_token_is_worth_nothing_when_the_request_has_ended(job):
         nodes.TryOnPersonImage().load(token=token)
 
 
+def test_a_mask_is_not_asked_for_when_the_request_has_ended(job):
+    """ComfyUI would log an error; the run itself is stopped before its next node."""
+    with exchange.opened(exchange.ImageExchange({}, print)) as other:
+        token = other.token
+    assert nodes.TryOnMaskImage().check_lazy_status(token=token, automatic=None) == []
+
+
 def test_an_input_without_an_image_says_what_to_do():
     with pytest.raises(ValueError, match="Choose one"):
         nodes.TryOnGarmentImage().load()

@@ -112,6 +112,7 @@ class ComfyUIEngine:
         self._put(number, run.id, run.prompt, run.outputs)
 
     def cancel(self, run: Run) -> None:
+        run.is_canceled = True
         if self._queue.delete_queue_item(lambda item: item[1] == run.id):
             return  # on_removed has ended it
         if hasattr(self._queue, "interrupt_if_running"):

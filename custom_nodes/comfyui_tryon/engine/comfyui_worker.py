@@ -77,6 +77,8 @@ def guard_nodes(
     request's fault it takes for an interruption, since it writes a traceback to its log for everything else. What the
     nodes held is freed first, so that ComfyUI has the memory when it unloads the models.
 
+    A run that was canceled executes no further node: ComfyUI forgets an interruption that comes just before a prompt.
+
     Args:
         execution: ComfyUI's module of that name.
         interruption: what nodes raise where their prompt has been canceled.
@@ -108,8 +110,11 @@ def guard_nodes(
     # frame of this pack then. Nor need what another pack has put in the place of the original be one.
     @functools.wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if running() is None:
+        run = running()
+        if run is None:
             return original(*args, **kwargs)
+        if run.is_canceled:
+            raise interruption
         with guard():
             result = original(*args, **kwargs)
         return guarded_result(result) if inspect.isawaitable(result) else result

@@ -28,7 +28,6 @@ class EmbeddedEngine:
         """`node_classes`: those a prompt may use, by `class_type`, besides `CORE_NODES`."""
         self._node_classes = node_classes
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
-        self._canceled: set[str] = set()
         self._runs: dict[str, Run] = {}
         self._running: Run | None = None
         self._node = ""
@@ -60,7 +59,7 @@ class EmbeddedEngine:
     def cancel(self, run: Run) -> None:
         if run.id not in self._runs:
             return
-        self._canceled.add(run.id)
+        run.is_canceled = True
         if run is not self._running:
             run.finish(Interrupted())
             run.release()
@@ -120,7 +119,7 @@ class EmbeddedEngine:
             torch.cuda.empty_cache()
 
     def _check_canceled(self) -> None:
-        if self._running and self._running.id in self._canceled:
+        if self._running and self._running.is_canceled:
             raise Interrupted
 
     def _work(self) -> None:
@@ -136,7 +135,6 @@ class EmbeddedEngine:
                 error = caught.with_traceback(None)  # which would hold what the nodes have made
             except BaseException as caught:  # a node may raise anything, and the thread must outlive it
                 error = self._failure(run, caught)
-            self._canceled.discard(run.id)
             self._runs.pop(run.id, None)
             self._running = None
             run.call(run.finish, error)

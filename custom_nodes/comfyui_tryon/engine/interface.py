@@ -47,6 +47,7 @@ class Run:
         outputs: ids of the nodes to execute, with all that they depend on.
         request_independent: ids of the nodes whose outputs do not depend on the request, and so may outlive it.
         previews: whether to make previews.
+        is_canceled: whether `Engine.cancel` has been called.
         finished: resolved with None, or fails with NodeFailed, Interrupted or EngineDead.
         released: resolved when the engine holds nothing of the request any more.
     """
@@ -57,6 +58,7 @@ class Run:
     previews: bool = False
     on_start: Callable[[], None] = lambda: None
     on_progress: Callable[[Progress], None] = lambda progress: None
+    is_canceled: bool = False
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 

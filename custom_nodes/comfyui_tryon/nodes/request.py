@@ -123,7 +123,10 @@ class TryOnMaskImage(_InputImage):
         **linked: Any,
     ) -> list[str]:
         """Asks the host for `automatic` where it is linked (`linked` then has it) and there is no other mask."""
-        given = self.FIELD in exchange.find(token).images if token else _input_path(image) is not None
+        try:
+            given = self.FIELD in exchange.find(token).images if token else _input_path(image) is not None
+        except LookupError:  # the request was canceled, and so is its run before `load`; an error here would be logged
+            return []
         return [] if given or _is_painted(painted) else list(linked)
 
     def load(
