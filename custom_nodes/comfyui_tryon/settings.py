@@ -21,11 +21,16 @@ from .signing import check_secret
 
 PACK = Path(__file__).resolve().parent
 PROJECT = PACK.parents[1]
-# A pack that was copied or linked without its repository has no other workflows than its templates.
 TEMPLATES = PACK / "example_workflows"
-WORKFLOWS = (
-    PROJECT / "workflows" if Path(os.path.abspath(__file__)).parents[2].joinpath("start.sh").is_file() else TEMPLATES
-)
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether `folder` has the whole repository, and is not a ComfyUI with a start.sh of its own."""
+    return all((folder / name).is_file() for name in ("start.sh", "workflows/catvton.json"))
+
+
+# A pack that was copied or linked without its repository has no other workflows than its templates.
+WORKFLOWS = PROJECT / "workflows" if is_repository(Path(os.path.abspath(__file__)).parents[2]) else TEMPLATES
 WORKFLOW_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # to be matched whole; web/tryon.js has the same
 
 ROUTE = r"^/[A-Za-z0-9._~:@/-]*$"

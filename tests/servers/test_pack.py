@@ -244,7 +244,8 @@ def test_a_copy_looks_for_workflows_in_itself(tmp_path, linked):
         copied.symlink_to(TEMPLATES.parent)
     else:
         shutil.copytree(TEMPLATES.parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "ComfyUI/workflows").mkdir()  # somebody else's
+    (tmp_path / "ComfyUI/workflows").mkdir()  # somebody else's, and so is the script
+    (tmp_path / "ComfyUI/start.sh").touch()
     code = f"""
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("a-pack", {str(copied / "__init__.py")!r})
@@ -264,6 +265,7 @@ def test_the_check_of_a_copy_advises_what_is_there(tmp_path):
 
     copied = tmp_path / "ComfyUI/custom_nodes/tryon"
     shutil.copytree(PACK, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ComfyUI/start.sh").touch()
     environment = without_settings() | {"PORT": str(free_port()), "HF_HOME": str(tmp_path / "hub")}
     check = [sys.executable, "-m", "tryon.check", "--table", ""]
     table = subprocess.run(check, cwd=copied.parent, env=environment, capture_output=True, text=True)

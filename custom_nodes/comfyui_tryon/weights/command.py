@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..settings import PACK, PROJECT, settings
+from ..settings import PACK, PROJECT, is_repository, settings
 
 
 def download_command(options: str = "", folder: Path | None = None) -> str:
@@ -38,7 +38,7 @@ def download_command(options: str = "", folder: Path | None = None) -> str:
 def _from_start_sh() -> bool:
     """Whether start.sh started this process: with a file of this pack, such as guard.py, and not with ComfyUI's."""
     started = getattr(sys.modules["__main__"], "__file__", None) or ""
-    return (PROJECT / "start.sh").is_file() and Path(started).resolve().is_relative_to(PACK)
+    return is_repository(PROJECT) and Path(started).resolve().is_relative_to(PACK)
 
 
 def _models_folder() -> Path:
