@@ -2,8 +2,10 @@
 
 import inspect
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from comfyui_tryon import exchange, nodes
@@ -185,15 +187,46 @@ def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
     assert peak < pixels.nbytes + 3e6
 
 
-@pytest.fixture
-def painted(tmp_path, monkeypatch) -> str:
-    """What the page's mask editor saves: the painted pixels are transparent and keep their colours."""
+def cut_out() -> Image.Image:
+    """A person whose transparent pixels keep their colours."""
     pixels = np.full((32, 24, 4), (200, 10, 30, 255), np.uint8)
     pixels[8:16, 4:12, 3] = 0
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch) -> Path:
     (tmp_path / "clipspace").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "clipspace/painted.png")
     monkeypatch.setattr(type(engine()), "input_folder", lambda self: tmp_path)
-    return "clipspace/painted.png [input]"
+    return tmp_path
+
+
+# What the mask editors of ComfyUI 0.3.44, 0.3.64 and 0.33 save.
+PAINTED = (
+    "clipspace/clipspace-mask-184223.5.png",
+    "clipspace/clipspace-painted-masked-1764201600000.png",
+    "clipspace-painted-masked-1764201600000 (1).png",
+)
+
+
+@pytest.fixture(params=PAINTED)
+def painted(request, inputs) -> str:
+    """What the page's mask editor saves: the painted pixels are transparent."""
+    cut_out().save(inputs / request.param)
+    return f"{request.param} [input]"
+
+
+def test_a_person_without_a_background_is_on_white_and_unpainted(inputs):
+    cut_out().save(inputs / "clipspace/person.png")
+    person, mask = nodes.TryOnPersonImage().load("clipspace/person.png")
+    assert (person[:, 8:16, 4:12] == 1).all() and (person[:, :8] * 255).round().unique().tolist() == [10, 30, 200]
+    assert mask.shape == (1, 32, 24) and not mask.any()
+
+
+def test_the_page_reads_a_person_in_formats_that_pillow_alone_cannot(inputs):
+    pillow_heif.from_pillow(cut_out().convert("RGB")).save(inputs / "person.heic")
+    person, mask = nodes.TryOnPersonImage().load("person.heic")
+    assert person.shape == (1, 32, 24, 3) and not mask.any()
 
 
 def test_a_painted_mask_leaves_the_colours_and_is_used(painted):

@@ -22,6 +22,9 @@ from .token import TOKEN
 
 # Which of the graph's outputs a node is.
 PLACE = {"place": ("INT", {"default": 0})}
+# What the page's mask editor calls the files that hold what was painted: older releases use the first name only. Alpha
+# in any other file is a background that was removed.
+PAINTED = ("clipspace-mask-", "clipspace-painted-masked-")
 NO_LIMIT = 2**31  # pixels: the author's own file is no upload
 
 
@@ -82,9 +85,8 @@ class TryOnPersonImage(_InputImage):
 
     def load(self, image: str = "", token: str = "") -> tuple[torch.Tensor, ...]:
         path = None if token else _input_path(image)
-        painted = _painted(path) if path else None
-        if painted is not None:
-            return painted
+        if path and path.name.startswith(PAINTED):
+            return _painted(path)
         (person,) = super().load(image, token)
         return person, torch.from_numpy(np.zeros(person.shape[:3], np.float32))  # which costs nothing until it is read
 
@@ -206,16 +208,13 @@ def _strokes(painted: torch.Tensor) -> torch.Tensor:
     return (painted * 2 / painted.max()).clamp(max=1)
 
 
-def _painted(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Reads a file with alpha as LoadImage does: the mask editor saves what is painted as transparent.
+def _painted(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads a file of the mask editor as LoadImage does: the editor saves what is painted as transparent.
 
     Returns:
         The colours, transparent ones too, float (1, H, W, 3); and the mask, float (1, H, W), 1 where nothing shows.
-        None for a file without alpha.
     """
     with Image.open(path) as file:
-        if not file.has_transparency_data:
-            return None
         pixels = np.array(ImageOps.exif_transpose(file).convert("RGBA"))
     return from_uint8(pixels[None, ..., :3]), 1 - from_uint8(pixels[None, ..., 3])
 
