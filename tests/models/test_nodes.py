@@ -10,10 +10,11 @@ import pytest
 import torch
 from comfyui_tryon import exchange, nodes
 from comfyui_tryon.engine import current as engine
+from comfyui_tryon.framing.window import Window
 from comfyui_tryon.masker import GeometricMasker
 from comfyui_tryon.masker.base import GarmentArea
 from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from comfyui_tryon.nodes.tensors import to_uint8
+from comfyui_tryon.nodes.tensors import to_pixels, to_uint8
 from PIL import Image
 
 PUBLISHED = {
@@ -173,13 +174,55 @@ def test_repaint_takes_the_persons_pixels_outside_the_mask():
         assert not torch.equal(image[mask[0] == 1], person[0][mask[0] == 1])
 
 
+def test_repaint_fits_person_and_mask_as_the_sampler_did():
+    """Each is cropped to the result's aspect ratio, of whatever size it is."""
+    person, result = torch.zeros(1, 96, 64, 3), torch.ones(1, 64, 64, 3)
+    mask = torch.zeros(1, 32, 48, 3)
+    mask[:, :16] = 1
+    (painted,) = nodes.TryOnRepaint().repaint(person, result, mask, feather=0)
+    assert painted[0, :31].min() == 1 and painted[0, 33:].max() == 0
+
+
+def test_paste_takes_no_mask_of_another_size():
+    person, result = torch.zeros(1, 96, 64, 3), torch.ones(1, 96, 64, 3)
+    with pytest.raises(ValueError, match=r"mask is \(32, 48\), person \(64, 96\); both must have one size"):
+        nodes.TryOnPaste().paste(person, result, torch.ones(1, 48, 32, 3), Window(0, 0, 64, 96))
+
+
+def test_transparent_inputs_are_flattened():
+    """A person on white, a mask on black."""
+    image = torch.tensor([[[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]]])
+    assert to_pixels(image, "person").tolist() == [[[255] * 3, [0] * 3, [255] * 3]]
+    assert to_pixels(image[..., 2:], "person").tolist() == [[[255] * 3, [0] * 3, [255] * 3]]
+    assert to_pixels(image, "mask", "L").tolist() == [[0, 0, 255]]
+    assert to_pixels(image[..., 0], "mask", "L").tolist() == [[255, 0, 255]], "a MASK"
+    (pipe,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    mask, masked = nodes.AutoMasker().generate(pipe, torch.zeros(1, 64, 48, 4), "upper")
+    assert masked.shape == mask.shape == (1, 64, 48, 3) and (masked[mask == 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "image, reason",
+    [
+        (torch.zeros(1, 64, 48), r"has the shape \(1, 64, 48\); link an IMAGE"),
+        (torch.zeros(1, 64, 48, 16), "has the shape .* link an IMAGE"),
+        (torch.zeros(2, 64, 48, 3), "has 2 images"),
+        (torch.full((1, 64, 48, 3), torch.nan), "has values that are not numbers"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_the_name_of_its_input(image, reason):
+    (pipe,) = nodes.LoadAutoMasker().load("zhengchong/CatVTON", "geometric")
+    with pytest.raises((ValueError, FloatingPointError), match=f"^target_image {reason}"):
+        nodes.AutoMasker().generate(pipe, image, "upper")
+
+
 def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
     """The floats of 50 megapixels take 600 MB, which a second copy would double."""
     image = torch.rand(1, 1000, 1000, 3)
     expected = np.rint(image.numpy() * np.float32(255)).astype(np.uint8)
     tracemalloc.start()
     try:
-        pixels = to_uint8(image)
+        pixels = to_uint8(image, "image")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -69,9 +69,7 @@ class TryOnCrop:
         in_full = (whole.shape[1], whole.shape[0])
         if mask is None:  # of a request without one, for a sampler that needs none and fits the whole image itself
             return person, None, Window(0, 0, *in_full)
-        white = to_pixels(mask, "mask", "L")
-        if white.shape != whole.shape[:2]:
-            raise ValueError(f"mask is {white.shape[::-1]}, person {in_full}; both must have one size.")
+        white = _white(mask, whole)
         size = (width, height)
         if framing == "model":
             window = centred(in_full, size)
@@ -122,7 +120,7 @@ class TryOnPaste:
         if mask is None:
             white, feather = np.full(before.shape[:2], 255, np.uint8), 0
         else:
-            white = to_pixels(mask, "mask", "L")
+            white = _white(mask, before)
         if request and mask is not None:
             request.warnings += doubts(white >= 128, window, size)
         seen = window
@@ -161,5 +159,23 @@ class TryOnRepaint:
     def repaint(
         self, person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int = 12
     ) -> tuple[torch.Tensor]:
-        window = centred((person.shape[2], person.shape[1]), (result.shape[2], result.shape[1]))
-        return (TryOnPaste().paste(person, result, mask, window, "model", feather)[0],)
+        size = (result.shape[2], result.shape[1])
+        # each on its own, as TryOn by CatVTON crops them
+        seen, white = (
+            cut(pixels, centred((pixels.shape[1], pixels.shape[0]), size), size)
+            for pixels in (to_pixels(person, "person"), to_pixels(mask, "mask", "L"))
+        )
+        before, area = from_uint8(seen)[None], from_uint8(white)[None, :, :, None]
+        return (TryOnPaste().paste(before, result, area, Window(0, 0, *size), feather=feather)[0],)
+
+
+def _white(mask: torch.Tensor, person: np.ndarray) -> np.ndarray:
+    """Returns a mask as uint8 (H, W).
+
+    Raises:
+        ValueError: it has another size than `person`, uint8 (H, W, 3).
+    """
+    white = to_pixels(mask, "mask", "L")
+    if white.shape != person.shape[:2]:
+        raise ValueError(f"mask is {white.shape[::-1]}, person {person.shape[1::-1]}; both must have one size.")
+    return white

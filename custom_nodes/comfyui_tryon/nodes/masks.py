@@ -136,7 +136,8 @@ class TryOnAutoMasker:
             exchange.find(token).warnings.append("several_people")
         report(1)
         white = from_uint8(mask)[None, :, :, None].to(target_image.device)
-        masked = torch.where(white >= 0.5, 0.5, target_image[:1])
+        shown = target_image if target_image.shape[-1] == 3 else from_uint8(person)[None].to(target_image.device)
+        masked = torch.where(white >= 0.5, 0.5, shown)
         return white.expand(-1, -1, -1, 3), masked
 
 

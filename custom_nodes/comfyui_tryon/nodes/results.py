@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .tensors import from_uint8, quantize
+from .tensors import WHITE_LEVEL, flattened, from_uint8, quantize
 
-WHITE_LEVEL = 255.0
 # Sharpening overshoots a little in places. More than this share of values, or further, is not an image from 0 to 1.
 OVERSHOOT = 0.1
 MAX_OVERSHOOT_SHARE = 0.05
@@ -86,10 +85,6 @@ def _check_range(values: np.ndarray, lowest: float, highest: float) -> None:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    channels = image.shape[2]
-    colour = image[..., :3] if channels > 2 else np.repeat(image[..., :1], 3, axis=2)
-    if channels in (1, 3):
-        return colour
-    alpha = image[..., -1:].astype(np.uint32)
-    # white shows through; the sum is rounded to the nearest
-    return ((colour * alpha + np.uint32(WHITE_LEVEL) * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return image if image.shape[2] == 3 else flattened(image)

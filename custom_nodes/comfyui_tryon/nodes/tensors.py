@@ -7,18 +7,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+WHITE_LEVEL = 255
 BLOCK = 1 << 18  # values at a time, which stay in the cache: a copy of 50 megapixels as floats takes 600 MB
 
 
-def to_uint8(images: torch.Tensor) -> np.ndarray:
+def to_uint8(images: torch.Tensor, name: str) -> np.ndarray:
     """Converts floats in [0, 1], of any shape and on any device, to uint8; values beyond are clipped.
+
+    Args:
+        name: of the input, for the message.
 
     Raises:
         FloatingPointError: a value is not a number, and would become a black pixel.
     """
     pixels, lowest, _ = quantize(images.float().cpu().numpy())
     if np.isnan(lowest):
-        raise FloatingPointError("a value is not a number")
+        raise FloatingPointError(f"{name} has values that are not numbers.")
     return pixels
 
 
@@ -47,26 +51,43 @@ def from_uint8(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.divide(pixels, 255.0, dtype=np.float32))
 
 
+def flattened(pixels: np.ndarray, background: int = WHITE_LEVEL) -> np.ndarray:
+    """Lays colour or grey with alpha, uint8 (H, W, 4) or (H, W, 2), on one level of grey; returns uint8 RGB."""
+    colour, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint32)
+    laid = colour * alpha + background * (WHITE_LEVEL - alpha)
+    levels = ((laid + WHITE_LEVEL // 2) // WHITE_LEVEL).astype(np.uint8)  # rounded to the nearest
+    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+
+
 def to_pixels(images: torch.Tensor, name: str, mode: str = "RGB") -> np.ndarray:
     """Converts an IMAGE of one image to uint8: (H, W, 3) RGB, or (H, W) of the mode L.
 
+    Alpha is flattened: on white, and on black for the mode L, a mask, which is white only where something is painted.
+
     Args:
-        images: float (1, H, W, C), C 1, 3 or 4.
+        images: float (1, H, W, C) with C 1 to 4; a MASK, (1, H, W), too for the mode L.
         name: of the input, for the message.
         mode: Pillow's, RGB or L.
 
     Raises:
-        ValueError: there are several images.
+        ValueError: it is no IMAGE, or there are several images.
+        FloatingPointError: a value is not a number.
     """
+    if images.ndim == 3 and mode == "L":
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] > 4:
+        raise ValueError(f"{name} has the shape {tuple(images.shape)}; link an IMAGE, (1, height, width, channels).")
     if len(images) != 1:
         raise ValueError(f"{name} has {len(images)} images; send them one at a time.")
     image = images[0]
     if image.stride(-1) == 0:  # one channel that is shown as several
         image = image[..., :1]
-    pixels = to_uint8(image)
+    pixels = to_uint8(image, name)
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim == (3 if mode == "RGB" else 2) and pixels.shape[2:] in ((), (3,)):
+    elif pixels.shape[-1] != 3:
+        pixels = flattened(pixels, WHITE_LEVEL if mode == "RGB" else 0)
+    if pixels.ndim == (3 if mode == "RGB" else 2):
         return pixels
     return np.array(Image.fromarray(pixels).convert(mode))
 
