@@ -60,15 +60,20 @@ class TryOn:
 
     @property
     def fault(self) -> str | None:
-        """Why this process cannot make images any more, or None."""
-        return self._fault
+        """Why this process cannot make images, or None."""
+        return self._fault or (None if self._settings.locked else self._stuck())
 
     def check_engine(self) -> None:
-        """Finds out whether the engine still makes progress; call it every second. A fault, once found, stays."""
-        dead = self._engine.fault()
-        self._fault = self._fault or dead or self._stuck()
+        """Finds out whether the engine still makes progress; call it every second. A fault, once found, stays.
+
+        Unlocked, where nothing replaces the process, no progress is a fault only until there is some again.
+        """
+        dead, stuck = self._engine.fault(), self._stuck() if self._settings.locked else None
+        self._fault = self._fault or dead or stuck
         if dead:
             self._engine.fail_all_runs()
+        for request in self._requests if stuck else ():
+            request.cancel(failed_worker())
 
     def check_id(self, caller: str, request_id: str) -> None:
         """Raises ApiError conflict if that caller has a request with that id which is not answered yet."""

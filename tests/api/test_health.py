@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from comfyui_tryon.tryon import TryOn
 
 
 async def states(client) -> dict[str, int]:
@@ -74,6 +75,40 @@ async def test_a_dead_engine_fails_what_waits_and_stays_dead(api, grey):
     tryon.check_engine()
     assert await states(client) == FAILED
     assert await client.error(grey) == (503, "not_ready")
+
+
+async def stuck(api, grey, monkeypatch, locked: bool):
+    """A client, whose first request's run makes no progress, and two requests on their way."""
+    monkeypatch.setattr(TryOn, "_due", lambda self, request: 0.0)
+    client = await api(locked=locked)
+    while (await states(client))["/ping"] == 204:
+        pass
+    client.engine.holds = True
+    sent = [asyncio.ensure_future(client.tryon(grey)) for _ in range(2)]
+    await client.until(lambda: len(client.engine.runs) == 2)
+    client.engine.start(client.engine.runs[0])
+    client.parts._tryon.check_engine()
+    return client, sent
+
+
+async def test_locked_an_executor_without_progress_fails_what_waits_and_stays_failed(api, grey, monkeypatch):
+    client, sent = await stuck(api, grey, monkeypatch, locked=True)
+    for status, content in await asyncio.gather(*sent):
+        assert (status, content["error"]["code"]) == (503, "not_ready")
+    assert all(run.finished.done() for run in client.engine.runs)
+    client.parts._tryon.check_engine()
+    assert await states(client) == FAILED
+
+
+async def test_unlocked_it_is_ready_again_with_the_next_progress(api, grey, monkeypatch):
+    client, sent = await stuck(api, grey, monkeypatch, locked=False)
+    assert await states(client) == FAILED and await client.error(grey) == (503, "not_ready")
+    client.engine.finish(client.engine.runs[0])
+    await client.until(sent[0].done)
+    client.parts._tryon.check_engine()
+    assert await states(client) == READY
+    client.engine.finish(client.engine.runs[1])
+    assert [status for status, _ in await asyncio.gather(*sent)] == [200, 200]
 
 
 async def test_asking_for_a_fault_changes_nothing(api, grey):
