@@ -22,6 +22,7 @@ from comfyui_tryon.nodes import NODE_CLASS_MAPPINGS
 from comfyui_tryon.schema import IMAGE_FIELDS, PARAMETERS, TryonRequest
 from comfyui_tryon.server import Server
 from comfyui_tryon.settings import WORKFLOW_NAME, Settings
+from comfyui_tryon.workflows import store
 from comfyui_tryon.workflows.binding import INPUT_CLASSES, Workflow, bind
 from comfyui_tryon.workflows.format import WorkflowInvalid, to_prompt
 from comfyui_tryon.workflows.store import MAX_BYTES, LoadImage, Workflows, parse_workflow
@@ -485,6 +486,16 @@ def test_publishing_over_a_link_replaces_the_link(workflows, tmp_path_factory, t
         workflows.publish("b", body({}, DEMO))
     workflows.withdraw("a")
     assert json.loads(outside.read_text()) == {"untouched": True} and len(list(outside.parent.iterdir())) == 1
+
+
+def test_in_a_clone_the_repositorys_own_files_are_not_withdrawn(workflows, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "WORKFLOWS", tmp_path)
+    for name in ("demo", "mine"):
+        write(tmp_path, name, DEMO)
+    with pytest.raises(KeyError):
+        workflows.withdraw("demo")
+    workflows.withdraw("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
 
 
 # Over HTTP, on every engine

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engine.interface import Engine
 from ..reply_models import BoundWorkflow, WorkflowList
+from ..settings import TEMPLATES, WORKFLOWS
 from .binding import Workflow
 from .checking import check
 from .format import WorkflowInvalid
@@ -148,9 +149,9 @@ class Workflows:
         """Removes a published workflow's files; a bundled one of its name is served again.
 
         Raises:
-            KeyError: there is no such file.
+            KeyError: there is no such file, or it comes with the pack.
         """
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or self._comes_with_the_pack(name):
             raise KeyError(name)
         with self._writing:
             try:
@@ -158,6 +159,10 @@ class Workflows:
             except OSError:
                 raise KeyError(name) from None
             self._remove_page(name)
+
+    def _comes_with_the_pack(self, name: str) -> bool:
+        """Whether the file is the repository's own, which is a template too: a clone publishes beside those."""
+        return self._folder.resolve() == WORKFLOWS.resolve() and (TEMPLATES / f"{name}.json").is_file()
 
     def _node_classes(self) -> Mapping[str, type]:
         # at every check, because packs that ComfyUI loads after this one add classes
