@@ -8,7 +8,7 @@ FROM python:3.13-slim AS weights
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir 'huggingface_hub>=1.0,<3'
 WORKDIR /download
-COPY custom_nodes/comfyui_tryon/weights/__init__.py custom_nodes/comfyui_tryon/weights/files.py custom_nodes/comfyui_tryon/weights/exclusive.py custom_nodes/comfyui_tryon/weights/download.py comfyui_tryon/weights/
+COPY custom_nodes/comfyui_tryon/weights/__init__.py custom_nodes/comfyui_tryon/weights/files.py custom_nodes/comfyui_tryon/weights/exclusive.py custom_nodes/comfyui_tryon/weights/lock.py custom_nodes/comfyui_tryon/weights/download.py comfyui_tryon/weights/
 # With models/tryon-weights.lock.json in the build context the files must have its commits and hashes. The other file is
 # there because COPY needs at least one.
 COPY extra_model_paths.yaml models/tryon-weights.lock.jso[n] /models/

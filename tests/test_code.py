@@ -13,7 +13,7 @@ PACK = ROOT / "custom_nodes/comfyui_tryon"
 # From the top down; a module may import from rows below its own, and from its own folder.
 LAYERS = [
     ["", "__main__", "check"],
-    ["launch", "standalone"],
+    ["launch", "needs", "standalone"],
     ["server"],
     ["lifecycle"],
     ["api"],

@@ -6,34 +6,27 @@ Without an option it looks at the settings, the workflow, its weight files and t
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import log
 from .guard import combined
+from .needs import Problem, weight_files
 from .settings import PACK, Settings, SettingsError, settings
 from .weights import integrity
-from .weights.download import DownloadError
-from .weights.files import Needed
-from .weights.loaders import LOADERS, Loader, Needs
-from .weights.search import WeightsMissing, resolve_all
-from .workflows.format.graph import parse_definitions, parse_graph
+from .weights.lock import DownloadError
+from .weights.search import WeightsMissing
 
 MEMORY_GB = 6  # of the GPU, for an image of 768 x 1024
-
-
-class Problem(Exception):
-    """The server cannot start; the message says why and what to do."""
 
 
 class Row(NamedTuple):
@@ -70,76 +63,6 @@ def check_addresses(chosen: Settings) -> None:
             raise Problem(
                 f"Cannot listen on {host} port {port} ({reason}): stop the process that does, or set PORT and LISTEN."
             ) from None
-
-
-def weight_files(chosen: Settings) -> list[Path]:
-    """Returns the files that the workflow's loaders will read.
-
-    Raises:
-        Problem: the workflow cannot be read.
-        WeightsMissing: files are missing.
-    """
-    wanted = read_needs(chosen)
-    return [
-        folder / next(name for name in names if (folder / name).is_file())
-        for folder, (_, needed) in zip(resolve_all(wanted), wanted, strict=True)
-        for names in needed
-    ]
-
-
-def read_needs(chosen: Settings) -> Needs:
-    """Returns what each loader node of the workflow file needs: its path and the files in it.
-
-    A loader that takes one of its inputs from another node is left to the server.
-
-    Raises:
-        Problem: the file cannot be read.
-    """
-    path = chosen.workflows_dir / f"{chosen.workflow}.json"
-    try:
-        loaders = list(_loaders(json.loads(path.read_bytes())))
-    except OSError as error:
-        names = ", ".join(sorted(path.stem for path in chosen.workflows_dir.glob("*.json"))) or "none"
-        raise Problem(
-            f"TRYON_WORKFLOW is {chosen.workflow}, but {path} cannot be read ({error.strerror}). Available: {names}."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(f"{path} is not JSON ({error}): export the workflow again.") from None
-    except ValueError as error:  # malformed: the message names the node
-        raise Problem(f"{path}: {error}") from None
-    found: list[tuple[str, Needed]] = []
-    for loader, given in loaders:
-        inputs = {name: given.get(name, default) for name, default in loader.defaults.items()}
-        if all(isinstance(value, str) for value in inputs.values()):
-            found += loader.needs(**inputs)
-    return found
-
-
-def _loaders(workflow: Any) -> Iterator[tuple[Loader, Mapping[str, Any]]]:
-    """Yields every loader node whose output is linked, with its inputs; a linked input's value is not a string.
-
-    The server's converter needs every node's class, and those come with torch and with ComfyUI. The loaders' widgets
-    are few and plain enough to be read without it.
-    """
-    if not isinstance(workflow, dict):
-        return
-    if isinstance(workflow.get("nodes"), list):
-        root = parse_graph({key: workflow.get(key) for key in ("nodes", "links")}, "the workflow")
-        for graph in (root, *parse_definitions(workflow).values()):
-            origins = {link.origin for link in graph.links.values()}
-            for node in graph.nodes.values():
-                if (loader := LOADERS.get(node.type)) and node.active and node.id in origins:
-                    values = node.values
-                    named = values if isinstance(values, dict) else dict(zip(loader.defaults, values, strict=False))
-                    yield loader, named | {slot.name: slot.link for slot in node.inputs if slot.link is not None}
-        return
-    prompt = next((workflow[key] for key in ("prompt", "output") if isinstance(workflow.get(key), dict)), workflow)
-    nodes = {node: entry for node, entry in prompt.items() if isinstance(entry, dict)}
-    inputs = [value for entry in nodes.values() for value in entry.get("inputs", {}).values()]
-    origins = {str(value[0]) for value in inputs if isinstance(value, list) and value}
-    for node_id, entry in nodes.items():
-        if node_id in origins and (loader := LOADERS.get(entry.get("class_type", ""))):
-            yield loader, entry.get("inputs", {})
 
 
 def table(comfyui: Path | None) -> list[Row]:

@@ -13,7 +13,7 @@ Inside, each layer raises errors of its own, which `tryon.py` and `api/` turn in
     engine.interface.Interrupted       the run was canceled
     engine.interface.EngineDead        the executor thread has ended
     weights.search.WeightsMissing      weight files were not found
-    weights.download.DownloadError     a file cannot be downloaded
+    weights.lock.DownloadError         a file cannot be downloaded
     catvton/masker.CheckpointError     a weight file is damaged or of another model
     masker.NoPersonFound               the image shows no person
     fashn.parser.ParserMissing         the request needs weights that are optional

@@ -12,9 +12,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from comfyui_tryon import check, nodes
+from comfyui_tryon import check, needs, nodes
 from comfyui_tryon.settings import TEMPLATES, Settings, settings
-from comfyui_tryon.weights import download, files, integrity, loaders, search
+from comfyui_tryon.weights import files, integrity, loaders, search
+from comfyui_tryon.weights.lock import LOCK, file_sha256
 from safetensors.numpy import save_file
 from support import tiny_fashn
 from support.servers import ROOT, comfyui_folders, free_port, without_settings
@@ -53,12 +54,12 @@ def lock_files(folder: Path) -> None:
     for repository in (files.BASE, files.VAE, files.CATVTON):
         root = folder / repository.split("/")[1]
         entries = {
-            str(path.relative_to(root)): {"size": path.stat().st_size, "sha256": download.file_sha256(path)}
+            str(path.relative_to(root)): {"size": path.stat().st_size, "sha256": file_sha256(path)}
             for path in root.rglob("*")
             if path.is_file()
         }
         lock[repository] = {"revision": "main", "commit": "a" * 40, "files": entries}
-    (folder / download.LOCK).write_text(json.dumps({"repositories": lock}))
+    (folder / LOCK).write_text(json.dumps({"repositories": lock}))
 
 
 def environment(folder: Path | None, **variables: str) -> dict[str, str]:
@@ -147,7 +148,7 @@ def test_quick_damage(models, name, damage, locked):
     data = path.read_bytes()
     path.write_bytes({"truncated": data[:-7], "empty": b"", "another file": b"<html>not found</html>"}[damage])
     if not locked:
-        (models / download.LOCK).unlink()
+        (models / LOCK).unlink()
     assert integrity.quick_damage(path), "the damage went unnoticed"
 
 
@@ -158,6 +159,22 @@ def test_start_with_damaged_files(models):
     assert result.returncode == 1
     assert f"{models / UNET} has" in result.stderr and f"{models / MASKERS[0]} has" in result.stderr
     assert "Fix with:\n  ./start.sh --download\n" in result.stderr
+
+
+def test_a_download_fixes_only_what_its_lock_file_records(models):
+    unknown = models / "mine/unet/diffusion_pytorch_model.safetensors"
+    unknown.parent.mkdir(parents=True)
+    unknown.touch()
+    assert integrity.fix_command(unknown).startswith(f"rm {unknown} && ")
+    assert integrity.fix_command(models / UNET).endswith(f"--to {models}")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--table",)])
+def test_a_damaged_lock_file_is_named(models, arguments):
+    (models / LOCK).write_text('{"repositories": null}')
+    result = run_check(models, *arguments)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"{models / LOCK} is damaged: restore it, or delete it" in result.stderr + result.stdout
 
 
 def test_the_table_reads_every_byte(models):
@@ -312,10 +329,56 @@ def test_a_malformed_graph_is_refused_by_name(models, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def page(**changes: object) -> dict:
+    """A workflow in the page's format, whose loader has an attention version that does not exist."""
+    workflow = json.loads((TEMPLATES / "catvton.json").read_text())
+    loader = next(node for node in workflow["nodes"] if node["type"] == "TryOnLoadCatVTON")
+    loader["widgets_values"][3] = "bogus"
+    return workflow | changes
+
+
+def loading(class_type: object, inputs: object) -> dict:
+    """A workflow in the API format with one loader, "1"."""
+    return {
+        "1": {"class_type": class_type, "inputs": inputs},
+        "2": {"class_type": "CatVTON", "inputs": {"pipe": ["1", 0]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("workflow", "said"),
+    [
+        (loading("LoadCatVTONPipeline", {"attention_version": "bogus"}), "node 1 (LoadCatVTONPipeline): attention_ver"),
+        (loading("LoadCatVTONPipeline", {"attention_version": 5}), "is 5, not one of mix, vitonhd, dresscode"),
+        (loading("LoadCatVTONPipeline", {"mixed_precision": None}), "mixed_precision is None, not one of auto"),
+        (loading("TryOnLoadAutoMasker", {"parser": "bogus"}), "parser is 'bogus', not one of schp_densepose"),
+        (loading("TryOnLoadAutoMasker", {"parser": {}}), "node 1 (TryOnLoadAutoMasker): parser is {}"),
+        (loading("LoadAutoMasker", None), "node 1 (LoadAutoMasker): inputs must be an object"),
+        (loading("LoadAutoMasker", []), "node 1 (LoadAutoMasker): inputs must be an object"),
+        (loading(["LoadAutoMasker"], {}), "node 1: class_type must be a string"),
+        (page(), "(TryOnLoadCatVTON 'Load CatVTON Pipeline'): attention_version is 'bogus'"),
+        (page(version="x", definitions=[]), "`definitions` must be an object"),
+        ([], "must hold a JSON object"),
+        ({}, "the workflow is empty"),
+    ],
+)
+def test_a_workflow_that_cannot_serve_is_refused_with_its_file_and_node(tmp_path, workflow, said):
+    (tmp_path / "own.json").write_text(json.dumps(workflow))
+    with pytest.raises(needs.Problem) as refused:
+        needs.read_needs(Settings(workflows_dir=tmp_path, workflow="own"))
+    assert str(refused.value).startswith(f"{tmp_path / 'own.json'}: ") and said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["catvton_path", "attention_version"])
+def test_a_loader_that_another_node_chooses_for_is_left_to_the_server(tmp_path, name):
+    (tmp_path / "own.json").write_text(json.dumps(loading("LoadCatVTONPipeline", {name: ["2", 0]})))
+    assert needs.read_needs(Settings(workflows_dir=tmp_path, workflow="own")) == []
+
+
 @pytest.mark.parametrize(("name", "count"), [("catvton", 4), ("catvton_mask", 3), ("demo", 4), ("fashn", 1)])
 def test_both_formats_need_the_same_files(name, count):
     folders = (ROOT / "workflows", TEMPLATES)
-    api, page = (sorted(check.read_needs(Settings(workflows_dir=folder, workflow=name))) for folder in folders)
+    api, page = (sorted(needs.read_needs(Settings(workflows_dir=folder, workflow=name))) for folder in folders)
     assert len(api) == count and page == api
 
 

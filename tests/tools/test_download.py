@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_tryon.weights import download, exclusive, files, integrity
+from comfyui_tryon.weights import exclusive, files, integrity
+from comfyui_tryon.weights.lock import LOCK, DownloadError, file_sha256, read_lock
 from support.hub import Hub, serving
 from support.servers import ROOT
 
@@ -79,7 +80,7 @@ def run(hub: Hub | str, folder: Path, *arguments: str, **environment: str) -> su
 
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
-        download.LOCK,
+        LOCK,
         exclusive.BUSY,
     }
 
@@ -102,13 +103,13 @@ def complete(hub, tmp_path) -> Path:
 def test_fetches_the_needed_files_only_and_locks_them(hub, complete):
     assert names(complete) == FETCHED
     assert (complete / UNET).read_bytes() == LARGE
-    lock = json.loads((complete / download.LOCK).read_text())["repositories"]
+    lock = json.loads((complete / LOCK).read_text())["repositories"]
     assert set(lock) == {files.BASE, files.VAE, files.CATVTON}
     for repository, entry in lock.items():
         assert (entry["revision"], entry["commit"]) == ("main", "a" * 40)
         for name, recorded in entry["files"].items():
             path = complete / repository.split("/")[1] / name
-            assert recorded == {"size": path.stat().st_size, "sha256": download.file_sha256(path)}
+            assert recorded == {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def test_what_is_complete_needs_no_network(complete):
@@ -132,7 +133,7 @@ def test_a_named_revision_moves_the_lock(hub, complete):
     hub.requests.clear()
     assert run(hub, complete, f"{files.VAE}@next").returncode == 0
     assert (complete / "sd-vae-ft-mse/diffusion_pytorch_model.safetensors").read_bytes() == b"another vae"
-    lock = download.read_lock(complete)
+    lock = read_lock(complete)
     assert (lock[files.VAE]["revision"], lock[files.VAE]["commit"]) == ("next", "b" * 40)
     assert lock[files.BASE]["commit"] == "a" * 40
     assert UNET.split("/", 1)[1] not in hub.fetched()
@@ -170,12 +171,12 @@ def test_fashn_is_fetched_in_the_published_layout_and_locked(hub, tmp_path):
     result = run(hub, folder, "fashn")
     assert result.returncode == 0, result.stderr
     assert names(folder) == FASHN_FETCHED
-    assert set(download.read_lock(folder)) == {files.FASHN, files.DWPOSE}
+    assert set(read_lock(folder)) == {files.FASHN, files.DWPOSE}
     assert "licence Apache-2.0" in result.stderr and "not for commercial use" not in result.stderr
     assert run("http://127.0.0.1:9", folder, "fashn").returncode == 0
     for name in FASHN_FETCHED:
         recorded = integrity.lock_entry(folder / name)
-        assert recorded and recorded["sha256"] == download.file_sha256(folder / name)
+        assert recorded and recorded["sha256"] == file_sha256(folder / name)
         assert integrity.fix_command(folder / name).endswith(f"fashn --to {folder}")
 
 
@@ -194,7 +195,7 @@ def test_several_models_and_a_revision_of_one(hub, tmp_path):
     result = run(hub, tmp_path / "models", "catvton,fashn", f"{files.FASHN}@v2")
     assert result.returncode == 0, result.stderr
     assert names(tmp_path / "models") == FETCHED | FASHN_FETCHED
-    assert download.read_lock(tmp_path / "models")[files.FASHN]["commit"] == "b" * 40
+    assert read_lock(tmp_path / "models")[files.FASHN]["commit"] == "b" * 40
 
 
 def test_a_cut_connection_is_resumed(hub, tmp_path):
@@ -292,9 +293,44 @@ def test_a_folder_that_cannot_be_written(hub, tmp_path):
     assert str(tmp_path / "models") in line
 
 
-def test_a_damaged_lock_file(hub, complete):
-    (complete / download.LOCK).write_text("{")
-    assert download.LOCK in refusal(run(hub, complete))
+FILE = {"size": 1, "sha256": "0"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"repositories": null}',
+        '{"repositories": []}',
+        '{"repositories": {"a/b": null}}',
+        '{"repositories": {"a/b": {"commit": "c"}}}',
+        *(
+            json.dumps({"repositories": {"a/b": entry}})
+            for entry in (
+                {"files": {}},
+                {"commit": None, "files": {}},
+                {"commit": "c", "files": []},
+                {"commit": "c", "files": {"f": {}}},
+                {"commit": "c", "files": {"f": FILE | {"size": "1"}}},
+                {"commit": "c", "files": {"f": FILE | {"sha256": None}}},
+            )
+        ),
+    ],
+    ids=str.__len__,
+)
+def test_a_damaged_lock_file_is_named(tmp_path, content):
+    (tmp_path / LOCK).write_text(content)
+    with pytest.raises(DownloadError, match=f"{tmp_path / LOCK} is damaged: restore it, or delete it"):
+        read_lock(tmp_path)
+
+
+def test_a_folder_in_the_lock_files_place_is_named(hub, tmp_path):
+    (tmp_path / LOCK).mkdir()
+    assert f"{tmp_path / LOCK} is damaged" in refusal(run(hub, tmp_path))
+    assert hub.requests == []
 
 
 def test_a_hub_that_fails(hub, tmp_path):

@@ -6,10 +6,7 @@ Needs nothing but the standard library and huggingface_hub, so that the image's 
 import argparse
 import errno
 import glob
-import hashlib
-import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,43 +15,7 @@ from typing import Any
 
 from .exclusive import alone
 from .files import ATTENTION_FOLDERS, LICENCES, MODELS, SEGFORMER, Needed, folder_of, to_download
-
-LOCK = "tryon-weights.lock.json"
-
-
-class DownloadError(Exception):
-    """A file cannot be fetched, or the lock file not read; the message says in one line why and what to do."""
-
-
-def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
-    """Reads what was fetched into `folder`: {repository: {"revision", "commit", "files": {name: {"size", "sha256"}}}}.
-
-    Raises:
-        DownloadError: the lock file is damaged.
-    """
-    try:
-        return json.loads((folder / LOCK).read_text())["repositories"]
-    except FileNotFoundError:
-        return {}
-    except PermissionError:
-        path = shlex.quote(str(folder / LOCK))
-        raise DownloadError(f"{folder / LOCK} cannot be read: chmod a+r {path}") from None
-    except (ValueError, KeyError, TypeError):
-        raise DownloadError(
-            f"{folder / LOCK} is damaged: restore it, or delete it to trust the next download."
-        ) from None
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
+from .lock import DownloadError, file_entry, read_lock, write_lock
 
 
 def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str, str]) -> None:
@@ -87,7 +48,7 @@ class _Fetch:
 
     def run(self, needed: Needed, revision: str | None) -> None:
         locked = self._lock.get(self._repository, {"files": {}})
-        here = {name: _entry(path) for names in needed for name in names if (path := self._target / name).is_file()}
+        here = {name: file_entry(path) for names in needed for name in names if (path := self._target / name).is_file()}
         kept = {name for name, entry in here.items() if entry == locked["files"].get(name)}
         if revision is None and all(kept.intersection(names) for names in needed):
             _say(f"{self._repository}: complete, commit {locked['commit']}")
@@ -106,7 +67,7 @@ class _Fetch:
         for name in names:
             if name in absent:
                 self._fetch(name, info.sha, published[name].size, expected[name] or info.sha)
-                here[name] = _entry(self._target / name)
+                here[name] = file_entry(self._target / name)
                 if expected[name] not in (None, here[name]["sha256"]):
                     (self._target / name).unlink()
                     source = "the lock file has" if name in locked["files"] else "the hub announces"
@@ -116,7 +77,8 @@ class _Fetch:
                         "file was replaced or tampered with."
                     )
             locked["files"][name] = here[name]
-            self._write_lock(locked)
+            self._lock[self._repository] = locked
+            write_lock(self._folder, self._lock)
         for leftover in self._partial(names):
             leftover.unlink(missing_ok=True)
         _say(f"{self._repository}: complete, commit {info.sha}, licence {LICENCES[self._repository]}")
@@ -219,12 +181,6 @@ class _Fetch:
         if response.status_code == 401:
             return f"{constants.ENDPOINT} does not accept the token in HF_TOKEN: correct or unset it."
         return f"{constants.ENDPOINT} answers {response.status_code} for {self._repository}: retry later."
-
-    def _write_lock(self, entry: dict[str, Any]) -> None:
-        self._lock[self._repository] = entry
-        path = self._folder / LOCK
-        path.with_suffix(".part").write_text(json.dumps({"repositories": self._lock}, indent=2, sort_keys=True) + "\n")
-        os.replace(path.with_suffix(".part"), path)
 
 
 _DISK_MESSAGES = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .command import download_command
-from .download import file_sha256, read_lock
 from .files import ATTENTION_FOLDERS, FASHN, MODELS, folder_of, options_of, to_download
+from .lock import file_sha256, read_lock
 
 ATTENTION_COUNT = 80  # 16 modules with to_q, to_k, to_v, to_out.0 and its bias
 
@@ -67,9 +67,8 @@ def fix_command(path: Path) -> str:
     if not os.access(path, os.R_OK):
         return f"chmod a+r {shlex.quote(str(path))}"
     options = _options(path)
-    for folder in path.parents[1:4]:
-        if read_lock(folder):
-            return download_command(options, folder=folder)
+    if recorded := _recorded(path):
+        return download_command(options, folder=recorded[0])
     return f"rm {shlex.quote(str(path))} && {download_command(options)}"
 
 
@@ -83,11 +82,17 @@ def _options(path: Path) -> str:
 
 def lock_entry(path: Path) -> Mapping[str, Any] | None:
     """Returns the size and the sha256 that the lock file of a weight file's download records; None if it has none."""
+    recorded = _recorded(path)
+    return recorded[1] if recorded else None
+
+
+def _recorded(path: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """Returns the folder whose lock file records a file, and what it says of it."""
     for root in path.parents[1:4]:
         for repository, entry in read_lock(root).items():
             folder = root / folder_of(repository)
             if path.is_relative_to(folder) and (found := entry["files"].get(path.relative_to(folder).as_posix())):
-                return found
+                return root, found
     return None
 
 
