@@ -28,10 +28,10 @@ LAYERS = [
     ["demo"],
     ["decoding", "outbound"],
     ["parsing", "reply_models"],
-    ["exchange", "images", "schema", "log", "metrics"],
+    ["exchange", "images", "schema", "metrics"],
     ["datauri"],
     ["errors", "hints", "settings", "imagefiles"],
-    ["cpus", "guard", "hosts", "keys", "origins", "signing", "version"],
+    ["cpus", "guard", "hosts", "keys", "log", "origins", "signing", "version"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 LONGEST = 300

@@ -54,14 +54,15 @@ def check_start() -> None:
 
 def check_addresses(chosen: Settings) -> None:
     """Raises Problem if the server could not listen, which it would find out only after everything is loaded."""
-    for host, port in itertools.product(chosen.listen.split(","), {chosen.port, chosen.port_health or chosen.port}):
+    ports = {chosen.port_health or chosen.port: "PORT_HEALTH", chosen.port: "PORT"}
+    for host, (port, name) in itertools.product(chosen.listen.split(","), ports.items()):
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             reason = str(error.strerror).partition(" (while")[0]
             raise Problem(
-                f"Cannot listen on {host} port {port} ({reason}): stop the process that does, or set PORT and LISTEN."
+                f"Cannot listen on {host} port {port} ({reason}): stop the process that does, or set {name} and LISTEN."
             ) from None
 
 

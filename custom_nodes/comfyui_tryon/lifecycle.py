@@ -86,8 +86,12 @@ class Lifecycle:
         app.middlewares.append(lock.middleware)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        for host in self._settings.listen.split(","):
-            await web.TCPSite(runner, host, port).start()
+        try:
+            for host in self._settings.listen.split(","):
+                await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            logger.critical("Cannot start: %s. PORT_HEALTH and LISTEN say where to listen.", error.strerror or error)
+            end(1)
 
     async def _warm_up(self) -> None:
         cores = cpus.available()
@@ -114,7 +118,7 @@ class Lifecycle:
         self._health.warmed()
         logger.info("Ready on port %d", self._settings.port)
         if self._settings.playground:
-            logger.info("Try it: http://127.0.0.1:%d/playground", self._settings.port)
+            logger.info("Try it: %s/playground", self._settings.local_url())
         if notice := demo_notice():
             logger.warning(notice)
 

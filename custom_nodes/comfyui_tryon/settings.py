@@ -5,7 +5,6 @@
 
 import os
 import re
-import sys
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from . import log
 from .hosts import UrlHosts
 from .keys import Keys
 from .origins import Origins
@@ -48,7 +48,15 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="TRYON_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        alias_generator=lambda name: f"TRYON_{name.upper()}",
+        case_sensitive=True,
+        populate_by_name=True,
+        env_prefix="TRYON_",  # else a variable with a field's own name, such as `port`, would count too
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     port: Annotated[int, Field(ge=1, le=65535, validation_alias="PORT")] = 8000
     port_health: Annotated[int | None, Field(ge=1, le=65535, validation_alias="PORT_HEALTH")] = None
@@ -77,6 +85,13 @@ class Settings(BaseSettings):
     sagemaker: bool = False
     health_route: Annotated[str | None, Field(pattern=ROUTE, validation_alias="AIP_HEALTH_ROUTE")] = None
     predict_route: Annotated[str | None, Field(pattern=ROUTE, validation_alias="AIP_PREDICT_ROUTE")] = None
+
+    @field_validator("port", "port_health", mode="before")
+    @classmethod
+    def _check_port(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip().isdecimal():  # pydantic takes 8000.0, but ComfyUI does not
+            raise ValueError("must be a whole number")
+        return value
 
     @field_validator("api_key")
     @classmethod
@@ -111,6 +126,12 @@ class Settings(BaseSettings):
     def origins(self) -> Origins:
         """Returns the web pages that may call the API from a browser."""
         return Origins.parse(self.cors_origins)
+
+    def local_url(self) -> str:
+        """Returns the URL at which programs on this machine reach the server."""
+        host = self.listen.split(",")[0].strip()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def pack_names(self) -> list[str]:
         """Returns the folders of the other node packs that a locked ComfyUI loads; start.sh passes them on."""
@@ -147,7 +168,6 @@ def settings() -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = str(problem["loc"][0])
-            name = name if name.isupper() else f"TRYON_{name.upper()}"
             shown = "" if name in SECRETS else f" (it is {problem['input']!r})"
             lines.append(f"{name}: {problem['msg']}{shown}")
     if lines:
@@ -158,13 +178,13 @@ def settings() -> Settings:
 def _unknown() -> list[str]:
     """Returns what is wrong with variables that look like settings and are none: a misspelled TRYON_API_KEY would leave
     the server open."""
-    known = {str(field.validation_alias or f"TRYON_{name.upper()}") for name, field in Settings.model_fields.items()}
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     bare = {name.removeprefix("TRYON_"): name for name in known}
     lines = []
     for name, value in sorted(os.environ.items()):
         upper = name.upper()
         is_link = bool(OTHERS.fullmatch(upper)) or (upper.endswith("_PORT") and bool(LINK.match(value)))
-        if not upper.startswith("TRYON_") or upper in known or is_link:
+        if not upper.startswith("TRYON_") or name in known or is_link:
             continue
         near = get_close_matches(upper.removeprefix("TRYON_"), bare, 1)
         meant = f"Did you mean {bare[near[0]]}?" if near else "The README lists all settings."
@@ -176,4 +196,4 @@ if __name__ == "__main__":
     try:
         settings()
     except SettingsError as error:
-        sys.exit(str(error))
+        log.leave(str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import threading
 import time
 
@@ -250,6 +251,14 @@ async def test_a_failed_worker_exits_if_it_should(api, monkeypatch, wanted):
     if wanted:
         await client.until(lambda: ended)
     assert ended == ([1] if wanted else [])
+
+
+async def test_a_health_port_that_is_taken_ends_the_start_and_is_named(api, monkeypatch, caplog):
+    ended: list[int] = []
+    monkeypatch.setattr(lifecycle, "end", ended.append)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        await api(locked=True, listen="127.0.0.1", port_health=taken.getsockname()[1])
+    assert ended == [1] and "PORT_HEALTH and LISTEN say where to listen" in caplog.text
 
 
 async def test_the_lock_must_be_the_outermost_middleware():

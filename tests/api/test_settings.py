@@ -11,6 +11,8 @@ from comfyui_tryon.settings import Settings, SettingsError
         ("TRYON_APIKEY", "Did you mean TRYON_API_KEY?"),
         ("TRYON_TIMEOUT", "Did you mean TRYON_TIMEOUT_S?"),
         ("tryon_max_que", "Did you mean TRYON_MAX_QUEUE?"),
+        ("tryon_workflow", "Did you mean TRYON_WORKFLOW?"),
+        ("Tryon_Port", "Did you mean PORT?"),
         ("TRYON_PORT", "Did you mean PORT?"),
         ("TRYON_LISTEN", "Did you mean LISTEN?"),
         ("TRYON_EXIT_IF_FAILED", "Did you mean TRYON_EXIT_WHEN_FAILED?"),
@@ -41,12 +43,37 @@ def test_what_kubernetes_and_the_clients_set_is_let_be(read_settings):
         "TRYON_WORKERS_PORT_8000_TCP_PROTO": "tcp",
         "TRYON_WORKERS_SERVICE_HOST": "10.0.0.2",
         "TRYON_URL": "http://127.0.0.1:8000",
-        "tryon_max_queue": "3",
+        "TRYON_MAX_QUEUE": "3",
     }
     assert read_settings(**links).max_queue == 3
 
 
 def test_every_setting_is_known(read_settings):
-    fields = Settings.model_fields.items()
-    variables = {str(field.validation_alias or f"TRYON_{name.upper()}"): "" for name, field in fields}
+    variables = {str(field.validation_alias): "" for field in Settings.model_fields.values()}
     assert read_settings(**variables) == Settings()
+
+
+def test_other_programs_variables_in_lower_case_are_let_be(read_settings):
+    assert read_settings(port="1", listen="nowhere", port_health="x") == Settings()
+
+
+@pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH"])
+@pytest.mark.parametrize("value", ["8110.0", "8e3", "-1", "port", "0", "65536"])
+def test_ports_are_whole_numbers_as_comfyui_takes_them(read_settings, name, value):
+    with pytest.raises(SettingsError, match=f"Bad settings. {name}: .*{value}"):
+        read_settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("0.0.0.0,::", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_the_servers_url_is_one_that_it_listens_on(listen, host):
+    assert Settings(listen=listen, port=8123).local_url() == f"http://{host}:8123"

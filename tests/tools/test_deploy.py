@@ -23,7 +23,7 @@ from support.servers import DEMO_MODELS, EMBEDDED, ROOT, Server, free_port, wait
 
 DRAIN_S = Settings.model_fields["drain_s"].default
 HEALTH_PATHS = {route.path for route in server.Server(Settings(), current()).routes() if route.health}
-SETTINGS = {str(field.validation_alias or f"TRYON_{name.upper()}") for name, field in Settings.model_fields.items()}
+SETTINGS = {str(field.validation_alias) for field in Settings.model_fields.values()}
 
 
 def dockerfile() -> list[tuple[str, str]]:
