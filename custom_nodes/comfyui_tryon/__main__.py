@@ -2,7 +2,10 @@
 
 import sys
 
+from .guard import ending_when_told
 
+
+@ending_when_told()
 def main() -> None:
     """Serves the API on the embedded engine."""
     from .standalone import serve  # needs the packages, which a mode may have yet to install

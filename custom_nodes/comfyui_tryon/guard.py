@@ -6,6 +6,7 @@ module's name could be shadowed, and it imports nothing but Python's own modules
 """
 
 import argparse
+import contextlib
 import errno
 import importlib.util
 import logging
@@ -14,7 +15,7 @@ import runpy
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -87,13 +88,30 @@ def combined(arguments: list[str]) -> list[str]:
     return [*others, "--whitelist-custom-nodes", *nodes] if nodes else others
 
 
-def end_when_told() -> None:
-    """Ends at a SIGTERM from now on. As the first process of a container, one that is still loading would ignore it."""
+@contextlib.contextmanager
+def ending_when_told() -> Iterator[None]:
+    """Ends the process at a SIGTERM, and without a traceback at a Ctrl-C that nothing within catches.
+
+    As the first process of a container, one that is still loading would ignore SIGTERM.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: end(128 + number))
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end_by(signal.SIGINT)
 
 
+def _end_by(number: int) -> None:
+    """Ends the process by a signal, as a shell that waits for it expects; by status where that cannot be."""
+    _flush()
+    if os.name == "posix":
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # without effect on the first process of a container
+    end(128 + number)
+
+
+@ending_when_told()
 def main() -> None:
-    end_when_told()
     here, script = str(Path(__file__).resolve().parent), sys.argv[1]
     sys.path[:] = [str(Path(script).resolve().parent), *(folder for folder in sys.path if folder != here)]
     sys.argv = [script, *combined(sys.argv[2:])]
@@ -113,6 +131,8 @@ def main() -> None:
         trace = error.errno not in CANNOT_LISTEN
         logging.critical("Cannot start: %s. PORT and LISTEN say where to listen.", error.strerror, exc_info=trace)
         status = 1
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         logging.critical("ComfyUI has ended.", exc_info=True)
         status = 1
@@ -130,10 +150,14 @@ def _begin_log() -> None:
 
 def end(status: int) -> None:
     """Ends the process now. An ordinary exit would wait for threads that decode images or are inside torch."""
+    _flush()
+    os._exit(status)
+
+
+def _flush() -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -144,10 +144,11 @@ def is_json() -> bool:
 
 def leave(message: str) -> NoReturn:
     """Ends a process that has not begun to log, with status 1 and a message for whoever started it."""
-    if not is_json():
-        sys.exit(message)
-    begin(as_json=True)
-    logging.critical("%s", message)
+    if is_json():
+        begin(as_json=True)
+        logging.critical("%s", message)
+    else:
+        print(message, file=sys.stderr)
     sys.exit(1)
 
 

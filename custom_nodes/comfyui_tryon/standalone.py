@@ -9,14 +9,13 @@ from aiohttp import web
 from . import log
 from .engine import install
 from .engine.embedded import EmbeddedEngine
-from .guard import end, end_when_told
+from .guard import end
 from .nodes import NODE_CLASS_MAPPINGS
 from .server import Server
 from .settings import SettingsError, settings
 
 
 def serve() -> None:
-    end_when_told()
     log.begin(log.is_json())
     logging.basicConfig(level=logging.INFO)
     os.environ.setdefault("TRYON_LOCKED", "1")  # nothing else is here that the process could belong to

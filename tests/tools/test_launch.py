@@ -1,13 +1,16 @@
 """What start.sh and `python -m comfyui_tryon` make of their arguments and of the environment."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from comfyui_tryon.launch import host, modes
-from support.servers import ROOT, without_settings
+from support.servers import ROOT, free_port, without_settings
 
 PACK = ROOT / "custom_nodes/comfyui_tryon"
 
@@ -108,6 +111,22 @@ def test_comfyui_is_where_comfyui_dir_says(monkeypatch, tmp_path, capsys):
     assert host.find_comfyui(may_clone=False) == tmp_path
 
 
+def test_a_folder_that_cannot_be_looked_into_holds_no_comfyui(monkeypatch, capsys):
+    monkeypatch.setenv("COMFYUI_DIR", "x" * 5000)
+    with pytest.raises(SystemExit):
+        host.find_comfyui(may_clone=True)
+    assert "holds no ComfyUI" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ONLY POSIX HAS USERS WITHOUT AN ENTRY")
+def test_a_user_without_a_home_needs_none(monkeypatch, tmp_path):
+    for name in ("COMFYUI_DIR", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", mock.Mock(side_effect=KeyError))
+    monkeypatch.setattr(host, "REPOSITORY", tmp_path)
+    assert host.find_comfyui(may_clone=False) in (None, Path("/comfyui"))
+
+
 @pytest.mark.parametrize(
     "devices, nvidia_smi, torch, expected",
     [
@@ -129,7 +148,7 @@ def test_a_gpu_counts_if_pytorch_finds_it(monkeypatch, devices, nvidia_smi, torc
 
 def test_a_clone_in_custom_nodes_uses_the_comfyui_around_it(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_DIR", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     comfyui, usual = tmp_path / "ComfyUI", tmp_path / "home/comfy/ComfyUI"
     for folder in (comfyui, usual):
         (folder / "custom_nodes").mkdir(parents=True)
@@ -167,3 +186,69 @@ def test_a_start_goes_on_where_its_words_cannot_be_written(tmp_path, arguments):
     variables = without_settings() | {"PYTHONPATH": str(ROOT / "custom_nodes")}
     with open("/dev/full", "wb") as full:
         assert subprocess.run(command, env=variables, cwd=ROOT, stdout=full, stderr=full).returncode == 0
+
+
+def start(*words: str, folder: Path = ROOT, script: str = f"{ROOT}/start.sh", **variables: str):
+    """start.sh, called from a folder."""
+    environment = without_settings() | {"COMFYUI_DIR": "", "PORT": str(free_port())} | variables
+    return subprocess.run([script, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_start_sh_may_be_a_link_and_called_from_anywhere(tmp_path):
+    (tmp_path / "linked.sh").symlink_to(ROOT / "start.sh")
+    (tmp_path / "again.sh").symlink_to("linked.sh")
+    calls = [(f"{tmp_path}/again.sh", ROOT), ("./again.sh", tmp_path), (f"{ROOT.name}/start.sh", ROOT.parent)]
+    for script, folder in calls:
+        result = start("--help", script=script, folder=folder, CDPATH=f".:{ROOT.parent}")
+        assert result.returncode == 0 and "--demo" in result.stdout, result.stderr
+
+
+def test_modules_where_somebody_calls_start_sh_are_not_imported(tmp_path):
+    for name in ("argparse", "importlib", "json", "re", "runpy", "secrets", "subprocess", "venv"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    result = start(folder=tmp_path, TRYON_WORKFLOW="nothing")
+    assert result.returncode == 1 and "Available: catvton" in result.stderr and "imported" not in result.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_let_be(closed):
+    command = ["bash", "-c", f'"$0" --help {closed}', str(ROOT / "start.sh")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and not result.stderr
+
+
+def test_a_folder_that_was_deleted_is_named(tmp_path):
+    command = ["bash", "-c", 'rmdir "$PWD" && exec "$0" --check', str(ROOT / "start.sh")]
+    result = subprocess.run(command, cwd=tmp_path, env=without_settings(), capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "the current folder cannot be used" in result.stderr.splitlines()[-1]
+
+
+# A module that each of them imports after Python's own.
+IMPORTED = {"--demo": "aiohttp", "--check": "pydantic_settings", "--download": "filelock"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS NO SIGTERM")
+@pytest.mark.parametrize(
+    ("mode", "number", "status"),
+    [
+        *((mode, signal.SIGTERM, 128 + signal.SIGTERM) for mode in IMPORTED),
+        ("--demo", signal.SIGINT, -signal.SIGINT),
+        ("--check", signal.SIGINT, -signal.SIGINT),
+    ],
+)
+def test_a_start_that_is_told_to_end_does_so_quietly(tmp_path, mode, number, status):
+    """By a handler of its own: the first process of a container has no other way to end."""
+    module = tmp_path / "modules" / f"{IMPORTED[mode]}.py"
+    module.parent.mkdir()
+    module.write_text(f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(60)")
+    result = start(mode, PYTHONPATH=str(module.parent), TRYON_MODELS_DIR=str(tmp_path / "models"))
+    assert result.returncode == status and "Traceback" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("words", [["--bogus"], ["--demo", "x"]])
+def test_what_a_start_says_is_json_where_the_log_is(words):
+    result = start(*words, TRYON_LOG_FORMAT="json", TRYON_MAX_QUEUE="lots")
+    assert result.returncode in (1, 2)
+    entries = [json.loads(line) for line in result.stderr.splitlines()]
+    assert entries and all(entry["message"] for entry in entries)

@@ -9,12 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
+from .. import log
+
 # Not resolved: a link to the pack would lead away from the repository that has the link.
 REPOSITORY = Path(os.path.abspath(__file__)).parents[3]
 RELEASE = "v0.3.64"  # of ComfyUI, cloned if none is found
 CLONE, CLONE_TIMEOUT_S = ".comfyui", 300
 IS_WINDOWS = os.name == "nt"
 COMMAND = "python -m comfyui_tryon" if IS_WINDOWS else "./start.sh"
+RUN = REPOSITORY / "custom_nodes/comfyui_tryon/launch/run.py"
+NOT_FROM_HERE = "import sys; sys.path[:] = filter(None, sys.path)\n"  # code for -c: imports nothing of the caller's
 
 
 def say(text: str) -> None:
@@ -23,8 +27,7 @@ def say(text: str) -> None:
 
 
 def fail(text: str) -> NoReturn:
-    print(f"start.sh: {text}", file=sys.stderr)
-    sys.exit(1)
+    log.leave(f"start.sh: {text}")
 
 
 def has_gpu(python: Path | None = None) -> bool:
@@ -38,8 +41,8 @@ def has_gpu(python: Path | None = None) -> bool:
 
 @lru_cache
 def _version(python: Path, package: str) -> str:
-    command = [str(python), "-c", f"import importlib.metadata; print(importlib.metadata.version({package!r}))"]
-    return subprocess.run(command, capture_output=True, text=True).stdout
+    code = f"{NOT_FROM_HERE}import importlib.metadata; print(importlib.metadata.version({package!r}))"
+    return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout
 
 
 def find_comfyui(may_clone: bool) -> Path | None:
@@ -49,12 +52,13 @@ def find_comfyui(may_clone: bool) -> Path | None:
     """
     given = os.environ.get("COMFYUI_DIR")
     if given is not None:
-        if given and not Path(given, "main.py").is_file():
-            fail(f"COMFYUI_DIR={given} holds no ComfyUI (no main.py)")
+        if given and not os.path.isfile(os.path.join(given, "main.py")):
+            fail(f"COMFYUI_DIR={given} holds no ComfyUI (no main.py, or none that this user may see)")
         return Path(os.path.abspath(given)) if given else None
     own = REPOSITORY / CLONE
     around = [REPOSITORY.parent.parent] if REPOSITORY.parent.name == "custom_nodes" else []
-    for folder in (*around, Path("/comfyui"), Path.home() / "comfy/ComfyUI", own):
+    usual = Path(os.path.expanduser("~/comfy/ComfyUI"))  # Path.home raises if there is none
+    for folder in (*around, Path("/comfyui"), usual, own):
         if os.path.isfile(folder / "main.py"):  # Path.is_file raises where a folder cannot be entered
             return folder
     if not may_clone or not shutil.which("git"):

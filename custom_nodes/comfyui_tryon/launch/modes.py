@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import cpus, log
-from ..guard import end_when_told
-from .host import COMMAND, IS_WINDOWS, REPOSITORY, fail, find_comfyui, has_gpu, say
+from ..guard import ending_when_told
+from .host import COMMAND, IS_WINDOWS, REPOSITORY, RUN, fail, find_comfyui, has_gpu, say
 from .packages import set_up, web_packages
 
 GUARD = REPOSITORY / "custom_nodes/comfyui_tryon/guard.py"
@@ -125,13 +125,17 @@ def prepare(asked: Asked, environment: MutableMapping[str, str], python: Path | 
         _default(environment, "TRYON_PLAYGROUND", "1")
 
 
+@ending_when_told()
 def main(words: Sequence[str]) -> NoReturn:
     environment = os.environ
-    log.keep_printing()
-    end_when_told()
+    log.keep_printing(log.is_json())
     asked = parse(words, environment)
     if not MODEL_PATHS.is_file():
         fail("this needs the whole repository: git clone https://github.com/comfyui-tryon/comfyui-tryon")
+    try:
+        os.getcwd()
+    except OSError as error:
+        fail(f"the current folder cannot be used ({error.strerror}): change to another one")
     packs = packs_of(environment.get("TRYON_PACKS", ""))
     comfyui = find_comfyui(may_clone=asked.mode in ("demo", "dev"))
     python = set_up(asked.mode, comfyui)
@@ -140,23 +144,23 @@ def main(words: Sequence[str]) -> NoReturn:
     if asked.demo:
         _default(environment, "TRYON_MODELS_DIR", str(REPOSITORY / ".demo/models"))
         _default(environment, "TRYON_WORKFLOW", "demo")
-        _must(python, "-m", "comfyui_tryon.demo", str(REPOSITORY / ".demo"))
+        _must(python, "comfyui_tryon.demo", str(REPOSITORY / ".demo"))
     elif asked.mode == "dev":
-        _must(python, "-m", "comfyui_tryon.settings")
+        _must(python, "comfyui_tryon.settings")
     checked = [str(comfyui or ""), "--extra-model-paths-config", str(MODEL_PATHS), *asked.host]
     if asked.mode == "test":
         _test(python, comfyui, asked.arguments)
     elif asked.mode == "download":
-        _become([python, "-m", "comfyui_tryon.weights.download", *asked.arguments])
+        _become([python, RUN, "comfyui_tryon.weights.download", *asked.arguments])
     elif asked.mode == "check":
-        _become([python, "-m", "comfyui_tryon.check", "--table", *checked])
+        _become([python, RUN, "comfyui_tryon.check", "--table", *checked])
     elif asked.mode == "dev":
         _default(environment, "TRYON_LOCKED", "0")
         shown = "--listen" if "--listen" in " ".join(asked.host) else f"LISTEN={environment['LISTEN']}"
         if shown.removeprefix("LISTEN=") not in LOCAL:
             say(f"Warning: --dev opens ComfyUI's own API to everybody who reaches this machine: {shown}")
     elif asked.mode == "serve":
-        _must(python, "-m", "comfyui_tryon.check", *checked)
+        _must(python, "comfyui_tryon.check", *checked)
     _default(environment, "TRYON_LOCKED", "1")
     _serve(python, comfyui, packs, asked)
 
@@ -168,7 +172,7 @@ def _serve(python: Path, comfyui: Path | None, packs: list[str], asked: Asked) -
             fail("found no ComfyUI for the arguments after --")
         if len(packs) > 1:
             fail("found no ComfyUI to load TRYON_PACKS: set COMFYUI_DIR, or unset TRYON_PACKS")
-        _become([python, "-u", "-m", "comfyui_tryon"])
+        _become([python, "-u", RUN, "comfyui_tryon"])
     state = _state_folder(REPOSITORY / ".run" / environment["PORT"])
     options = ["--listen", environment["LISTEN"], "--port", environment["PORT"], "--disable-auto-launch"]
     options += ["--cache-classic", "--extra-model-paths-config", str(MODEL_PATHS)]
@@ -222,7 +226,7 @@ def _put_first(environment: MutableMapping[str, str], folder: Path) -> None:
 
 
 def _must(python: Path, *arguments: str) -> None:
-    if subprocess.run([str(python), *arguments]).returncode:
+    if subprocess.run([str(python), str(RUN), *arguments]).returncode:
         sys.exit(1)
 
 

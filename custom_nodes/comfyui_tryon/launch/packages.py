@@ -9,15 +9,15 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from .host import CLONE, IS_WINDOWS, REPOSITORY, fail, has_gpu, say
+from .host import CLONE, IS_WINDOWS, NOT_FROM_HERE, REPOSITORY, RUN, fail, has_gpu, say
 
 VENV = REPOSITORY / ".venv"
 REQUIREMENTS = REPOSITORY / "custom_nodes/comfyui_tryon/requirements.txt"
 # torchaudio, which ComfyUI imports, has had its last release and does not load with torch 2.15
 TORCH = ["torch>=2.6,<2.15", "torchvision", "torchaudio"]
 WHEELS = "https://download.pytorch.org/whl"
-LOOK_UP = """
-import importlib.metadata, re, sys
+LOOK_UP = f"""{NOT_FROM_HERE}
+import importlib.metadata, re
 for line in open(sys.argv[1]):
     if name := re.match(r"[\\w.-]+", line):
         importlib.metadata.version(name[0])
@@ -123,7 +123,7 @@ def _install_once(python: Path, arguments: list[str], requirements: Path) -> Non
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    command = [str(python), str(RUN), "pip", "install", "--disable-pip-version-check", *arguments]
     status = subprocess.run(command, stdout=sys.stderr).returncode
     if status:
         sys.exit(status)
