@@ -101,6 +101,8 @@ def _packages() -> Iterator[Row]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
+            version = ""
+        if not version:  # None, against its annotation, where only the package's folder is left
             yield Row("FAIL", requirement.name, "not installed", f"pip install '{requirement}'")
             continue
         if requirement.specifier.contains(version, prereleases=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from comfyui_tryon.launch import host, modes
+from comfyui_tryon.launch import host, modes, packages
 from support.servers import ROOT, free_port, without_settings
 
 PACK = ROOT / "custom_nodes/comfyui_tryon"
@@ -252,3 +252,63 @@ def test_what_a_start_says_is_json_where_the_log_is(words):
     assert result.returncode in (1, 2)
     entries = [json.loads(line) for line in result.stderr.splitlines()]
     assert entries and all(entry["message"] for entry in entries)
+
+
+@pytest.fixture
+def venv(monkeypatch, tmp_path) -> Path:
+    """A `.venv` with this Python and the stamps of what was installed in it; `pip` records its arguments."""
+    folder = tmp_path / ".venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(sys.executable)
+    (folder / ".installed-of-others").touch()
+    monkeypatch.setattr(packages, "VENV", folder)
+    monkeypatch.setattr(packages, "_choose_wheels", lambda: None)
+    monkeypatch.setattr(packages, "_restore_pip", lambda python: None)
+    monkeypatch.setattr(packages, "_pip", mock.Mock())
+    return folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS OTHER NAMES FOR IT")
+def test_packages_that_are_gone_are_installed_again(venv, monkeypatch):
+    monkeypatch.setattr(packages, "has_packages", lambda *where: True)
+    assert packages.set_up("demo", None) == venv / "bin/python"
+    packages.set_up("demo", None)
+    assert packages._pip.call_count == 1, "a stamp spares the second time"
+    monkeypatch.setattr(packages, "has_packages", lambda *where: False)
+    packages.set_up("demo", None)
+    assert packages._pip.call_count == 2 and not (venv / ".installed-of-others").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS OTHER NAMES FOR IT")
+def test_the_check_says_that_packages_are_gone(venv, monkeypatch, capsys):
+    monkeypatch.setattr(packages, "has_packages", lambda *where: False)
+    with pytest.raises(SystemExit):
+        packages.set_up("check", None)
+    assert f"{venv} lacks packages: ./start.sh --demo installs them" in capsys.readouterr().err
+    assert not packages._pip.called
+
+
+@pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS OTHER NAMES FOR IT")
+@pytest.mark.parametrize("mode", ["demo", "check"])
+@pytest.mark.parametrize("python", ["#!/bin/sh\nexit 1\n", "no program"])
+def test_a_venv_of_another_python_is_refused(venv, capsys, mode, python):
+    (venv / "bin/python").unlink()
+    (venv / "bin/python").write_text(python)
+    (venv / "bin/python").chmod(0o755)
+    with pytest.raises(SystemExit):
+        packages.set_up(mode, None)
+    assert "does not have a Python from 3.10 to 3.13: delete it" in capsys.readouterr().err
+
+
+def test_a_package_of_which_only_the_folder_is_left_is_missing(tmp_path):
+    (tmp_path / "gone-1.0.dist-info").mkdir()
+    (tmp_path / "requirements.txt").write_text("gone\n")
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(tmp_path)}):
+        assert not packages.has_packages(sys.executable, tmp_path / "requirements.txt")
+
+
+def test_a_comfyui_without_its_requirements_is_not_whole(venv, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(packages, "has_packages", lambda *where: True)
+    with pytest.raises(SystemExit):
+        packages.set_up("demo", tmp_path)
+    assert f"{tmp_path / 'requirements.txt'} cannot be read" in capsys.readouterr().err

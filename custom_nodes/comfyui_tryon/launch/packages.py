@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from .host import CLONE, IS_WINDOWS, NOT_FROM_HERE, REPOSITORY, RUN, fail, has_gpu, say
+from .host import CLONE, COMMAND, IS_WINDOWS, NOT_FROM_HERE, REPOSITORY, RUN, fail, has_gpu, say
 
 VENV = REPOSITORY / ".venv"
 REQUIREMENTS = REPOSITORY / "custom_nodes/comfyui_tryon/requirements.txt"
@@ -20,8 +20,9 @@ LOOK_UP = f"""{NOT_FROM_HERE}
 import importlib.metadata, re
 for line in open(sys.argv[1]):
     if name := re.match(r"[\\w.-]+", line):
-        importlib.metadata.version(name[0])
+        importlib.metadata.version(name[0]) or sys.exit(1)  # None if only its folder is left
 """
+IS_SUPPORTED = "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))"
 
 
 def own_python() -> Path:
@@ -40,6 +41,13 @@ def _runs(python: str, comfyui: Path | None) -> bool:
     return comfyui is None or comfyui != REPOSITORY / CLONE or has_packages(python, comfyui / "requirements.txt")
 
 
+def _is_supported(python: Path) -> bool:
+    try:
+        return subprocess.run([str(python), "-I", "-c", IS_SUPPORTED], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
 def set_up(mode: str, comfyui: Path | None) -> Path:
     """Returns a Python with all packages; makes `.venv` and installs them if it must."""
     python = own_python()
@@ -50,16 +58,22 @@ def set_up(mode: str, comfyui: Path | None) -> Path:
         if mode == "check":
             fail("no Python with the packages; the other modes install them into .venv")
         _make_venv()
+    elif not _is_supported(python):
+        fail(f"{VENV} does not have a Python from 3.10 to 3.13: delete it and start again, which makes another")
+    complete = has_packages(python)
     if mode == "check":
-        return python
-    if not has_packages(python):
+        return python if complete else fail(f"{VENV} lacks packages: {COMMAND} --demo installs them")
+    if not complete:
         say("Installing PyTorch and the packages; the first time takes some minutes")
+        for stamp in VENV.glob(".installed-*"):  # they may be of packages that are gone
+            stamp.unlink()
+        _restore_pip(python)
         _choose_wheels()
     _install_once(python, [*TORCH, "-r"], REQUIREMENTS)
     if mode == "test":
         _install_once(python, ["-r"], REPOSITORY / "tests/requirements.txt")
     if comfyui:
-        text = (comfyui / "requirements.txt").read_text()
+        text = _required_by(comfyui)
         others = "".join(line for line in text.splitlines(True) if not line.startswith("comfyui-"))
         requirements = VENV / f"requirements-{_digest(text)}.txt"
         if not requirements.exists():
@@ -70,12 +84,20 @@ def set_up(mode: str, comfyui: Path | None) -> Path:
     return python
 
 
+def _required_by(comfyui: Path) -> str:
+    path = comfyui / "requirements.txt"
+    try:
+        return path.read_text()
+    except OSError as error:
+        fail(f"{path} cannot be read ({error.strerror}): COMFYUI_DIR must be a whole ComfyUI")
+
+
 def web_packages(python: Path, comfyui: Path) -> Path | None:
     """Returns a folder with the packages of ComfyUI's web page, of which it pins one version each, or None where the
     Python is not ours and has them."""
     if python != own_python():
         return None
-    pins = [line for line in (comfyui / "requirements.txt").read_text().split() if re.match("comfyui-", line)]
+    pins = [line for line in _required_by(comfyui).split() if re.match("comfyui-", line)]
     folder = VENV / "web" / _digest("\n".join(pins))
     if not folder.exists():
         say("Installing ComfyUI's web page")
@@ -100,6 +122,15 @@ def _make_venv() -> None:
         if not isinstance(error, (ImportError, subprocess.CalledProcessError)):
             raise
         fail("needs Python 3.10 to 3.13 with venv (on Debian or Ubuntu: apt install python3 python3-venv)")
+
+
+def _restore_pip(python: Path) -> None:
+    """Installs pip if it is gone too."""
+    module = [str(python), "-I", "-m"]
+    if subprocess.run([*module, "pip", "--version"], capture_output=True).returncode == 0:
+        return
+    if subprocess.run([*module, "ensurepip"], stdout=sys.stderr).returncode:
+        fail(f"{VENV} has no pip: delete it and start again, which makes another")
 
 
 def _choose_wheels() -> None:
