@@ -11,14 +11,17 @@ import errno
 import importlib.util
 import logging
 import os
+import re
 import runpy
 import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+LIBRARY = re.compile(rf"<|{re.escape(os.path.dirname(os.__file__))}|.*[/\\](site|dist)-packages[/\\]")
 
 
 def locked() -> bool:
@@ -27,20 +30,43 @@ def locked() -> bool:
     return any(value not in ("", "0", "false", "no", "off", "f", "n") for value in given)
 
 
-def close_ports() -> None:
-    """Makes this process end instead of opening a port, until `open_ports` is called."""
+def close_ports(comfyui: Path) -> None:
+    """Makes this process end instead of opening a port, until `open_ports` is called.
+
+    Args:
+        comfyui: the folder of ComfyUI's code, to tell whether that or a node pack opens one.
+    """
     listen = socket.socket.listen
 
     def refuse(self: socket.socket, *backlog: int) -> None:
         if self.family not in (socket.AF_INET, socket.AF_INET6):
             return listen(self, *backlog)
-        logging.critical(
-            "comfyui_tryon could not be loaded, and TRYON_LOCKED forbids ComfyUI to serve without it. Look above for "
-            "the reason, and for arguments after -- that keep it from being loaded."
-        )
+        caller = _caller()
+        if caller and (comfyui not in caller.parents or comfyui / "custom_nodes" in caller.parents):
+            logging.critical(
+                "%s opens a port before comfyui_tryon is loaded, which TRYON_LOCKED forbids. Take the node pack that "
+                "has this file out of TRYON_PACKS.",
+                caller,
+            )
+        else:
+            logging.critical(
+                "comfyui_tryon could not be loaded, and TRYON_LOCKED forbids ComfyUI to serve without it. Look above "
+                "for the reason, and for arguments after -- that keep it from being loaded."
+            )
         end(1)  # not an exception: somebody may catch it, or it may be raised in a thread
 
     socket.socket.listen = refuse  # type: ignore[method-assign, assignment]
+
+
+def _caller() -> Path | None:
+    """Returns the innermost file on the stack that is neither this one nor a library's."""
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        name = frame.f_code.co_filename
+        if not LIBRARY.match(name) and name != _caller.__code__.co_filename:
+            return Path(name).resolve()
+        frame = frame.f_back
+    return None
 
 
 def open_ports() -> None:
@@ -118,7 +144,7 @@ def main() -> None:
     if not locked():
         runpy.run_path(script, run_name="__main__")
         return
-    close_ports()
+    close_ports(Path(script).resolve().parent)
     _begin_log()
     status = 0
     try:

@@ -112,6 +112,17 @@ def test_ctrl_c_while_comfyui_loads_ends_it_quietly(tmp_path, locked):
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
 
+@pytest.mark.parametrize("place", ["custom_nodes/pack", "../elsewhere/pack"])
+def test_a_pack_that_opens_a_port_is_named(tmp_path, place):
+    comfyui = tmp_path / "ComfyUI"
+    pack = comfyui / place / "__init__.py"
+    pack.parent.mkdir(parents=True)
+    pack.write_text("import http.server; http.server.HTTPServer(('127.0.0.1', 0), None)")
+    result = run(comfyui, f"sys.path.insert(0, {str(pack.parents[1])!r}); import pack")
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].endswith("out of TRYON_PACKS.")
+    assert f"{pack.resolve()} opens a port before comfyui_tryon is loaded" in result.stderr
+
+
 def test_main_py_sees_what_it_would_see_without_the_guard(tmp_path):
     (tmp_path / "beside.py").write_text("")
     code = """
