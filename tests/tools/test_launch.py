@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -246,12 +247,53 @@ def test_a_start_that_is_told_to_end_does_so_quietly(tmp_path, mode, number, sta
     assert result.returncode == status and "Traceback" not in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize("words", [["--bogus"], ["--demo", "x"]])
+@pytest.mark.parametrize("words", [["--bogus"], ["--demo", "x"], ["--demo"]])
 def test_what_a_start_says_is_json_where_the_log_is(words):
     result = start(*words, TRYON_LOG_FORMAT="json", TRYON_MAX_QUEUE="lots")
     assert result.returncode in (1, 2)
     entries = [json.loads(line) for line in result.stderr.splitlines()]
     assert entries and all(entry["message"] for entry in entries)
+
+
+@pytest.fixture
+def launched(monkeypatch, machine, tmp_path) -> Callable[..., list[list[str]]]:
+    """Starts a mode in this process; returns the commands that it would execute. `.demo` and `.run` are in a folder."""
+    commands: list[list[str]] = []
+
+    def become(command: list) -> None:
+        commands.append([str(word) for word in command])
+        raise SystemExit
+
+    def launch(*words: str, repository: Path = tmp_path) -> list[list[str]]:
+        monkeypatch.setattr(modes, "REPOSITORY", repository)
+        with pytest.raises(SystemExit):
+            modes.main(words)
+        return commands
+
+    monkeypatch.setattr(modes.log, "keep_printing", lambda as_json: None)
+    monkeypatch.setattr(modes, "find_comfyui", lambda may_clone: None)
+    monkeypatch.setattr(modes, "set_up", lambda mode, comfyui: Path(sys.executable))
+    monkeypatch.setattr(modes, "_must", lambda *command: commands.append([str(word) for word in command]))
+    monkeypatch.setattr(modes, "_become", become)
+    handler = signal.getsignal(signal.SIGTERM)
+    with mock.patch.dict(os.environ, without_settings("PORT", "LISTEN"), clear=True):
+        yield launch
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_the_demo_is_where_it_can_be_written(launched, tmp_path):
+    (tmp_path / "file").touch()
+    (writes, _) = launched("--demo", repository=tmp_path / "file")  # stands for a read-only root
+    folder = Path(writes[-1])
+    assert folder.is_dir() and os.environ["TRYON_MODELS_DIR"] == str(folder / "models")
+    assert launched("--demo", repository=tmp_path)[2][-1] == str(tmp_path / ".demo")
+    folder.rmdir()
+
+
+def test_the_settings_follow_the_arguments_for_comfyui(launched, monkeypatch, capsys):
+    launched("--dev", "--", "--port", "8123", "--listen")
+    assert (os.environ["PORT"], os.environ["LISTEN"]) == ("8123", "0.0.0.0,::")
+    assert "LISTEN=0.0.0.0,::" in capsys.readouterr().err
 
 
 @pytest.fixture

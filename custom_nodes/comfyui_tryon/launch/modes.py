@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import cpus, log
-from ..guard import ending_when_told
+from ..guard import combined, ending_when_told
 from .host import COMMAND, IS_WINDOWS, REPOSITORY, RUN, fail, find_comfyui, has_gpu, say
 from .packages import set_up, web_packages
 
@@ -140,11 +140,13 @@ def main(words: Sequence[str]) -> NoReturn:
     comfyui = find_comfyui(may_clone=asked.mode in ("demo", "dev"))
     python = set_up(asked.mode, comfyui)
     prepare(asked, environment, python)
+    combined(asked.host)  # PORT and LISTEN follow ComfyUI's own arguments
     # Both read the settings: ComfyUI takes a while to load, and unlocked it would go on without the extension.
     if asked.demo:
-        _default(environment, "TRYON_MODELS_DIR", str(REPOSITORY / ".demo/models"))
+        folder = _state_folder(REPOSITORY / ".demo")
+        _default(environment, "TRYON_MODELS_DIR", str(folder / "models"))
         _default(environment, "TRYON_WORKFLOW", "demo")
-        _must(python, "comfyui_tryon.demo", str(REPOSITORY / ".demo"))
+        _must(python, "comfyui_tryon.demo", str(folder))
     elif asked.mode == "dev":
         _must(python, "comfyui_tryon.settings")
     checked = [str(comfyui or ""), "--extra-model-paths-config", str(MODEL_PATHS), *asked.host]
@@ -156,9 +158,9 @@ def main(words: Sequence[str]) -> NoReturn:
         _become([python, RUN, "comfyui_tryon.check", "--table", *checked])
     elif asked.mode == "dev":
         _default(environment, "TRYON_LOCKED", "0")
-        shown = "--listen" if "--listen" in " ".join(asked.host) else f"LISTEN={environment['LISTEN']}"
-        if shown.removeprefix("LISTEN=") not in LOCAL:
-            say(f"Warning: --dev opens ComfyUI's own API to everybody who reaches this machine: {shown}")
+        if not LOCAL.issuperset(environment["LISTEN"].split(",")):
+            listen = environment["LISTEN"]
+            say(f"Warning: --dev opens ComfyUI's own API to everybody who reaches this machine: LISTEN={listen}")
     elif asked.mode == "serve":
         _must(python, "comfyui_tryon.check", *checked)
     _default(environment, "TRYON_LOCKED", "1")
@@ -212,7 +214,10 @@ def _state_folder(folder: Path) -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp())
+    try:
+        return Path(tempfile.mkdtemp(prefix="tryon-"))
+    except OSError:
+        fail(f"neither {folder} nor a temporary folder can be written to: set TMPDIR to one that can")
 
 
 def _default(environment: MutableMapping[str, str], name: str, value: str) -> None:
