@@ -332,14 +332,25 @@ def test_the_check_says_that_packages_are_gone(venv, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS OTHER NAMES FOR IT")
 @pytest.mark.parametrize("mode", ["demo", "check"])
-@pytest.mark.parametrize("python", ["#!/bin/sh\nexit 1\n", "no program"])
-def test_a_venv_of_another_python_is_refused(venv, capsys, mode, python):
+@pytest.mark.parametrize("python", ["#!/bin/sh\nexit 1\n", "no program", ""])
+def test_a_venv_of_another_python_or_one_that_is_gone_is_refused(venv, capsys, mode, python):
     (venv / "bin/python").unlink()
-    (venv / "bin/python").write_text(python)
-    (venv / "bin/python").chmod(0o755)
+    if python:
+        (venv / "bin/python").write_text(python)
+        (venv / "bin/python").chmod(0o755)
+    else:
+        (venv / "bin/python").symlink_to(venv / "gone")
     with pytest.raises(SystemExit):
         packages.set_up(mode, None)
-    assert "does not have a Python from 3.10 to 3.13: delete it" in capsys.readouterr().err
+    assert "has no Python from 3.10 to 3.13 that runs: delete it" in capsys.readouterr().err
+
+
+def test_a_venv_that_cannot_be_made_is_named(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(packages, "VENV", tmp_path / "file/.venv")
+    with pytest.raises(SystemExit):
+        packages._make_venv()
+    assert f"{tmp_path / 'file/.venv'} cannot be made" in capsys.readouterr().err
 
 
 def test_a_package_of_which_only_the_folder_is_left_is_missing(tmp_path):

@@ -51,7 +51,7 @@ def _is_supported(python: Path) -> bool:
 def set_up(mode: str, comfyui: Path | None) -> Path:
     """Returns a Python with all packages; makes `.venv` and installs them if it must."""
     python = own_python()
-    if not python.exists():
+    if not os.path.lexists(python):
         present = shutil.which("python3") or sys.executable
         if mode != "test" and has_packages(present) and _runs(present, comfyui):
             return Path(present)
@@ -59,7 +59,7 @@ def set_up(mode: str, comfyui: Path | None) -> Path:
             fail("no Python with the packages; the other modes install them into .venv")
         _make_venv()
     elif not _is_supported(python):
-        fail(f"{VENV} does not have a Python from 3.10 to 3.13: delete it and start again, which makes another")
+        fail(f"{VENV} has no Python from 3.10 to 3.13 that runs: delete it and start again, which makes another")
     complete = has_packages(python)
     if mode == "check":
         return python if complete else fail(f"{VENV} lacks packages: {COMMAND} --demo installs them")
@@ -119,6 +119,8 @@ def _make_venv() -> None:
         venv.create(VENV, with_pip=True)
     except BaseException as error:  # half of one, as after Ctrl-C, would pass for a whole one
         shutil.rmtree(VENV, ignore_errors=True)
+        if isinstance(error, OSError):
+            fail(f"{VENV} cannot be made ({error.strerror})")
         if not isinstance(error, (ImportError, subprocess.CalledProcessError)):
             raise
         fail("needs Python 3.10 to 3.13 with venv (on Debian or Ubuntu: apt install python3 python3-venv)")
