@@ -208,6 +208,13 @@ class PendingRequests:
         finally:
             del self._requests[name]
 
+    def cancel_all(
+        self, reason: Callable[[], ApiError], which: Callable[[PendingRequest], bool] = lambda request: True
+    ) -> None:
+        """Cancels all requests, or those of which `which` is true, each with a `reason` of its own."""
+        for request in filter(which, self):
+            request.cancel(reason())
+
     def cancel(self, caller: str, request_id: str, reason: ApiError) -> bool:
         """Cancels one request; returns False if that caller has none with that id."""
         request = self._requests.get((caller, request_id))

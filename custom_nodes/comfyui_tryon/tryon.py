@@ -72,8 +72,8 @@ class TryOn:
         self._fault = self._fault or dead or stuck
         if dead:
             self._engine.fail_all_runs()
-        for request in self._requests if stuck else ():
-            request.cancel(failed_worker())
+        if stuck:
+            self._requests.cancel_all(failed_worker)
 
     def check_id(self, caller: str, request_id: str) -> None:
         """Raises ApiError conflict if that caller has a request with that id which is not answered yet."""
@@ -109,15 +109,12 @@ class TryOn:
 
     def stop_detached(self) -> None:
         """Cancels the requests whose clients expect a webhook with `draining`, which takes time to be delivered."""
-        for request in self._requests:
-            if request.is_detached:
-                request.cancel(draining())
+        self._requests.cancel_all(draining, lambda request: request.is_detached)
 
     def stop(self, reason: Callable[[], ApiError]) -> None:
         """Cancels all requests with `reason`, and those that come later."""
         self._stopping = reason
-        for request in self._requests:
-            request.cancel(reason())
+        self._requests.cancel_all(reason)
 
     @property
     def executing(self) -> bool:
