@@ -55,6 +55,12 @@ def declared(interface: str) -> set[str]:
     return set(re.findall(r"^  (\w+)\??:", body, re.MULTILINE))
 
 
+def unions(path: Path) -> dict[str, list[str]]:
+    """The texts of every enumeration that a file of TypeScript exports, by its name."""
+    declarations = re.findall(r"^export type (\w+) =(.*?);", path.read_text(), re.DOTALL | re.MULTILINE)
+    return {name: re.findall(r'"(.+?)"', union) for name, union in declarations}
+
+
 def test_generated_files_are_up_to_date(generate):
     outdated = [path.name for path, text in generate.current().items() if path.read_text() != text]
     assert not outdated, "run: python clients/generate.py"
@@ -67,8 +73,12 @@ def test_both_clients_have_every_field_and_error_code_of_the_document(generate):
     assert declared("Fields") == {small_camel(name) for name in fields}
     codes = set(schemas["Error"]["properties"]["code"]["enum"])
     assert set(_types.ErrorCode.__args__) == codes > {"queue_full", "canceled"}
-    union = re.search(r"export type ErrorCode =(.*?);", TYPESCRIPT.read_text(), re.DOTALL)[1]
-    assert set(re.findall(r'"(\w+)"', union)) == codes
+    assert set(unions(TYPESCRIPT)["ErrorCode"]) == codes
+
+
+def test_the_published_declarations_have_every_value_of_the_typescript_client():
+    published = unions(CLIENTS / "typescript/types/types.d.ts")
+    assert published == unions(TYPESCRIPT) and published["ClothType"], "run: npm run types"
 
 
 def test_both_clients_have_every_property_of_every_reply(generate):

@@ -1,8 +1,8 @@
-export type ClothType = "upper" | "lower" | "overall" | "inner" | "outer";
+export type ClothType = "upper" | "lower" | "overall" | "inner" | "outer" | "tops" | "upper_body" | "bottoms" | "lower_body" | "one-pieces" | "dresses" | "dress" | "full";
 export type GarmentPhoto = "flat-lay" | "model";
 export type MaskShape = "outline" | "box";
 export type Framing = "person" | "model";
-export type OutputFormat = "png" | "jpeg" | "webp";
+export type OutputFormat = "png" | "jpeg" | "webp" | "jpg";
 export type BoundWorkflowSeed = "used" | "none";
 export type BoundWorkflowMask = "required" | "optional" | "none";
 export type CautionCode = "several_people" | "garment_area_small" | "person_cut" | "demo_weights";
