@@ -177,8 +177,6 @@ class TypeScript(Language):
                 parts = list(_parts(field))
                 if any(_is_base64(part, field) for part in parts):
                     conversions[name][key] = "bytes"
-                if any(part.get("maximum", 0) > EXACT_IN_JAVASCRIPT for part in parts):
-                    conversions[name][key] = "exact"
                 if refs := [part["$ref"] for part in parts if "$ref" in part]:
                     conversions[name][key] = refs[0].rpartition("/")[2]
                 if key not in schema.get("required", ()):

@@ -63,19 +63,27 @@ IN_A_PAGE = """
     new TryOn({url: URL_, apiKey})
       .tryOn({person, garment: person, width: 1}, {requestId: "mine"})
       .catch((error) => error)));
-  return [types[0], types.at(-1), image.seed, width, refused.code, refused.requestId, unknown.code];
+  const behind = new TryOn({url: location.origin + "/moved"});
+  const redirected = await behind.tryOn({person, garment: person}).catch((error) => error);
+  const codes = [refused.code, unknown.code, redirected.code];
+  return [types[0], types.at(-1), image.seed, width, refused.requestId, codes];
 })()
 """
+
+
+async def to_the_login(request: web.Request) -> web.Response:
+    raise web.HTTPFound("https://login.example/")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM HERE: the TypeScript client is not tested in a browser")
 async def test_the_typescript_client_in_a_page_of_another_site(api):
     app = web.Application()
     app.router.add_static("/client", PACKAGE / "src")
+    app.router.add_post("/moved/api/v1/tryon", to_the_login)
     async with TestServer(app) as site:
         answering = await api(api_key="secret", cors_origins=str(site.make_url("")).rstrip("/"))
         script = IN_A_PAGE.replace("URL_", f'"{answering.make_url("")}"')
         async with opened(str(site.make_url("/client/index.js"))) as page:
             await page.wait_for("document.readyState == 'complete' && location.protocol == 'http:'")
             found = await page.evaluate(script)
-    assert found == ["status", "output", 7, 16, "invalid_parameter", "mine", "unauthorized"]
+    assert found == ["status", "output", 7, 16, "mine", ["invalid_parameter", "unauthorized", "http_redirect"]]

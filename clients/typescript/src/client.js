@@ -8,6 +8,8 @@ import { Attempts } from "./retries.js";
 const PATH = "/api/v1/tryon";
 // The server's own deadline is 300 s by default; it answers a little later.
 const TIMEOUT_MS = 330_000;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // timers that ought to take longer end at once
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
 
 /**
  * @typedef {object} Options
@@ -54,7 +56,7 @@ export class TryOn {
     const key = apiKey ?? environment("TRYON_API_KEY");
     this.#url = new URL(address).href.replace(/\/+$/, "");
     this.#headers = { Accept: "application/json", ...(key ? { "X-API-Key": key } : {}), ...headers };
-    new Headers(this.#headers); // throws for what no header can carry
+    checkHeaders(this.#headers);
     this.#timeoutMs = timeoutMs;
     this.#maxRetries = maxRetries;
     this.#fetch = fetch ?? ((/** @type {string} */ input, /** @type {RequestInit} */ init) => globalThis.fetch(input, init));
@@ -278,10 +280,12 @@ class Connection {
    * @returns {Promise<Value>}
    */
   async wait(promise) {
-    this.#timer = setTimeout(() => {
-      this.#timedOut = true;
-      this.#controller.abort();
-    }, this.#timeoutMs);
+    if (this.#timeoutMs <= LONGEST_TIMER_MS) {
+      this.#timer = setTimeout(() => {
+        this.#timedOut = true;
+        this.#controller.abort();
+      }, this.#timeoutMs);
+    }
     const requestId = this.#call.headers["X-Request-Id"] ?? null;
     try {
       return await promise;
@@ -337,8 +341,26 @@ async function* linesOf(body, connection) {
 function tryOnCall(request, { requestId, signal } = {}, headers = {}) {
   // An id of its own, so that the server knows the same request when it comes again.
   const id = requestId ?? newId();
+  if (!REQUEST_ID.test(id)) {
+    throw new TypeError("requestId must be 1 to 64 of A-Za-z0-9._-.");
+  }
   const call = { method: "POST", path: PATH, headers: { "X-Request-Id": id, ...headers }, body: form(request) };
   return signal ? { ...call, signal } : call;
+}
+
+/**
+ * Throws a TypeError for what no header can carry. It names the header only: the value may be a key.
+ *
+ * @param {Record<string, string>} headers
+ */
+function checkHeaders(headers) {
+  for (const [name, value] of Object.entries(headers)) {
+    try {
+      new Headers({ [name]: value });
+    } catch {
+      throw new TypeError(`The header ${JSON.stringify(name)} cannot be sent: it has characters that headers must not have.`);
+    }
+  }
 }
 
 /** @param {object} request */

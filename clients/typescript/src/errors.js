@@ -27,7 +27,7 @@ export class TryOnError extends Error {
    * @param {import("./types.js").ErrorCode | (string & {})} code One of the API's codes. Or one of the client's:
    *   "connection_failed" if the server could not be reached, "connection_lost" if the connection broke before the
    *   reply was complete, "no_reply" if the timeout passed, "invalid_reply", and "http_502" and the like if something
-   *   other than the API answered.
+   *   other than the API answered, "http_redirect" in a page, which is not told more.
    * @param {string} message What to do about it, for people.
    * @param {Particulars} [particulars]
    */
@@ -59,6 +59,10 @@ export class WebhookInvalid extends Error {
  * @returns {TryOnError}
  */
 export function ofResponse(response, text) {
+  if (response.type === "opaqueredirect") {
+    const message = "The address redirects to another one, which a page is not told. Use that as the url.";
+    return new TryOnError("http_redirect", message);
+  }
   const requestId = response.headers.get("X-Request-Id");
   const retryAfter = seconds(response.headers.get("Retry-After"));
   const error = ofContent(parsed(text), requestId);
@@ -131,8 +135,10 @@ export function parsed(text) {
   const exact = text.replace(/"seed":\s*(\d{16,})/g, (whole, digits) =>
     Number.isSafeInteger(Number(digits)) ? whole : `"seed":"${digits}"`,
   );
+  const exactly = (/** @type {string} */ key, /** @type {unknown} */ value) =>
+    key === "seed" && typeof value === "string" && /^\d{16,}$/.test(value) ? BigInt(value) : value;
   try {
-    return JSON.parse(exact);
+    return JSON.parse(exact, exactly);
   } catch {
     return undefined;
   }

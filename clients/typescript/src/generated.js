@@ -41,7 +41,6 @@ export const CONVERSIONS = {
   },
   "Image": {
     "image": "bytes",
-    "seed": "exact",
     "report": "Report"
   },
   "Output": {
@@ -57,7 +56,6 @@ export const CONVERSIONS = {
   "Timings": {},
   "TryonReply": {
     "output": "Output",
-    "seed": "exact",
     "workflow": "WorkflowVersion",
     "timings": "Timings",
     "warnings": "Caution"

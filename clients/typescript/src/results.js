@@ -27,7 +27,7 @@ const EVENTS = new Map([
 ]);
 
 /**
- * Returns a reply of the API with camelCase names, bytes instead of base64, and exact seeds.
+ * Returns a reply of the API with camelCase names and bytes instead of base64.
  *
  * @param {string} schema The reply's name in the OpenAPI document.
  * @param {any} data
@@ -134,9 +134,6 @@ function converted(kind, item) {
   }
   if (kind === "bytes") {
     return bytesOf(item);
-  }
-  if (kind === "exact") {
-    return typeof item === "string" ? BigInt(item) : item;
   }
   return Array.isArray(item) ? item.map((each) => read(kind, each)) : read(kind, item);
 }

@@ -152,8 +152,15 @@ test("fields and images become the parts of a form", async () => {
 
 test("addresses and images that cannot be used are refused", async () => {
   assert.throws(() => new TryOn({ url: "127.0.0.1:8000" }), /http:/);
-  assert.throws(() => new TryOn({ url: "http://server", apiKey: "two\nlines" }), TypeError);
+  const secret = "two\nlines";
+  for (const options of [{ apiKey: secret }, { headers: { Authorization: secret } }]) {
+    const unquoted = (error) => error instanceof TypeError && !error.message.includes("lines");
+    assert.throws(() => new TryOn({ url: "http://server", ...options }), unquoted);
+  }
   const { client, calls } = scripted([]);
+  for (const requestId of ["a\nb", "", "a/b", "x".repeat(65)]) {
+    await assert.rejects(client.tryOn(REQUEST, { requestId }), /requestId must be/);
+  }
   await assert.rejects(client.tryOn({ person: "me.jpg", garment: GREY }), /openAsBlob/);
   await assert.rejects(client.tryOn({ ...REQUEST, webhookUrl: "https://shop.example/" }), /submit/);
   assert.equal(calls.length, 0);
@@ -301,6 +308,26 @@ test("a server that sends nothing is given up", async () => {
     new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
   const client = new TryOn({ url: "http://server", fetch: hanging, timeoutMs: 1 });
   assert.equal((await error(client.tryOn(REQUEST))).code, "no_reply");
+});
+
+test("a timeout that no timer can wait for never ends a request", async () => {
+  for (const timeoutMs of [Infinity, 3e9]) {
+    const slow = (_, { signal }) =>
+      new Promise((resolve, reject) => {
+        signal.addEventListener("abort", () => reject(signal.reason));
+        setTimeoutThen(() => resolve(ok()), 50);
+      });
+    const client = new TryOn({ url: "http://server", fetch: slow, timeoutMs });
+    assert.equal((await client.tryOn(REQUEST)).id, "mine");
+  }
+});
+
+test("a workflow's own seed stays exact", async () => {
+  for (const [seed, expected] of [[SEED, BigInt(SEED)], ["9007199254740991", Number.MAX_SAFE_INTEGER], ["7", 7]]) {
+    const text = `{"workflows": [{"name": "demo", "default": true, "seed": "used", "parameters": {"seed": ${seed}}}]}`;
+    const [workflow] = await scripted([new Response(text)]).client.workflows();
+    assert.deepEqual([workflow.parameters.seed, workflow.seed], [expected, "used"]);
+  }
 });
 
 test("health", async () => {

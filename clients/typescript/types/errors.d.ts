@@ -52,7 +52,7 @@ export class TryOnError extends Error {
      * @param {import("./types.js").ErrorCode | (string & {})} code One of the API's codes. Or one of the client's:
      *   "connection_failed" if the server could not be reached, "connection_lost" if the connection broke before the
      *   reply was complete, "no_reply" if the timeout passed, "invalid_reply", and "http_502" and the like if something
-     *   other than the API answered.
+     *   other than the API answered, "http_redirect" in a page, which is not told more.
      * @param {string} message What to do about it, for people.
      * @param {Particulars} [particulars]
      */

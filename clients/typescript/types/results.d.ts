@@ -1,5 +1,5 @@
 /**
- * Returns a reply of the API with camelCase names, bytes instead of base64, and exact seeds.
+ * Returns a reply of the API with camelCase names and bytes instead of base64.
  *
  * @param {string} schema The reply's name in the OpenAPI document.
  * @param {any} data
