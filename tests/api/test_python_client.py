@@ -3,10 +3,14 @@
 import asyncio
 import base64
 import contextlib
+import copy
 import email.utils
 import hmac
 import io
 import json
+import os
+import pickle
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from comfyui_tryon import exchange
 from comfyui_tryon.engine.interface import Interrupted, Progress
 from PIL import Image
 from support.images import to_bytes
@@ -98,13 +103,81 @@ def test_a_pillow_image_is_sent_as_it_is_shown(mode):
         assert np.abs(np.asarray(sent.convert("RGB"), int)[0, 0] - (255, 0, 0)).max() < 40
 
 
+def png_of(image: Image.Image) -> Image.Image:
+    """Returns what is sent of a Pillow image."""
+    with Form({"person_image": image}, {}).opened() as [(_, (_, content))]:
+        return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("mode, given, sent_mode", [("La", "LA", "LA"), ("RGBa", "RGBA", "RGBA"), ("PA", "PA", "RGBA")])
+def test_a_transparent_pillow_image_stays_transparent(mode, given, sent_mode):
+    image = Image.new(given, (2, 1), 0)
+    image.putalpha(Image.frombytes("L", (2, 1), b"\0\xff"))
+    sent = png_of(image.convert(mode) if mode != given else image)
+    assert sent.mode == sent_mode and list(sent.getchannel("A").tobytes()) == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B"])
+def test_a_pillow_image_of_16_bits_keeps_them(mode):
+    kind = {"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+    image = Image.frombytes(mode, (2, 1), np.array([300, 65535], kind).tobytes())
+    assert list(np.asarray(png_of(image)).ravel()) == [300, 65535]
+
+
+def green_profile() -> bytes:
+    """Returns a profile of CMYK in which every colour is the same green."""
+    lab = bytes([round(70 * 2.55), 128 - 60, 128 + 60])
+    identity = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 * (place % 4 == 0) for place in range(9)))
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + lab * 2**4 + identity * 3
+    tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(table))
+    white = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    start = struct.pack(">I4xI4s4s4s12x4s28x", 144 + len(table), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
+    return (start + white).ljust(128, b"\0") + tags + table
+
+
+@pytest.mark.parametrize("profile, colour", [(green_profile(), (0, 190, 50)), (green_profile()[:140], (255, 0, 0))])
+def test_a_pillow_image_of_cmyk_has_the_colours_of_its_profile_unless_that_is_damaged(profile, colour):
+    image = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
+    image.info["icc_profile"] = profile
+    sent = png_of(image)
+    assert sent.mode == "RGB" and sent.info.get("icc_profile", b"")[16:20] in (b"", b"RGB ")
+    assert np.abs(np.asarray(sent, int)[0, 0] - colour).max() < 60
+
+
 def test_a_file_that_a_web_framework_received_is_read():
     class Upload(io.BytesIO):
         def save(self, target: str, buffer_size: int = 16384) -> None:
             raise AssertionError("it is no image of Pillow")
 
-    with Form({"person_image": Upload(GREY)}, {}).opened() as [(_, (_, content))]:
-        assert content == GREY
+    class AsynchronousUpload:
+        """Is as Starlette's UploadFile."""
+
+        def __init__(self) -> None:
+            self.file = io.BytesIO(GREY)
+
+        async def read(self, size: int = -1) -> bytes:
+            return self.file.read(size)
+
+    for upload in (Upload(GREY), AsynchronousUpload()):
+        with Form({"person_image": upload}, {}).opened() as [(_, (_, content))]:
+            assert content == GREY
+    opened = AsynchronousUpload()
+    del opened.file
+    with pytest.raises(TypeError, match="await"):
+        Form({"person_image": opened}, {})
+
+
+def test_a_pipe_is_read_once_for_all_attempts(send):
+    reading, writing = os.pipe()
+    os.write(writing, GREY)
+    os.close(writing)
+    scripted = Scripted([httpx.ReadError("reset"), ok()])
+    try:
+        send(scripted, "try_on", f"/dev/fd/{reading}", b"garment")
+    finally:
+        os.close(reading)
+    assert [request.content.count(GREY) for request in scripted.requests] == [1, 1]
 
 
 async def test_a_url_is_left_to_the_server(url):
@@ -159,6 +232,33 @@ async def test_the_command_asks_for_nothing_that_it_could_not_write(url, tmp_pat
     assert "missing" in capsys.readouterr().err and not server.engine.runs
     assert await asyncio.to_thread(run, "result.png") == 0
     assert Image.open(tmp_path / "result.png").size == (16, 16)
+
+
+async def test_the_command_takes_what_is_repeated_and_writes_the_mask(url, tmp_path, capsys, monkeypatch):
+    server, address = await url()
+    queue = server.engine.queue
+
+    def queue_with_mask(run: Any) -> None:
+        exchange.find(run.prompt[run.outputs[0]]["inputs"]["token"]).mask = np.ones((16, 16), bool)
+        queue(run)
+
+    monkeypatch.setattr(server.engine, "queue", queue_with_mask)
+    (tmp_path / "image.png").write_bytes(GREY)
+    image, output = str(tmp_path / "image.png"), str(tmp_path / "result.jpg")
+
+    def run(person: str, *options: str) -> int:
+        return command([person, image, image, "--url", address, "-o", output, *options])
+
+    worn = ("--cloth-type", "upper", "--cloth-type", "lower")
+    assert await asyncio.to_thread(run, image, *worn, "--return-mask", "true") == 0
+    masked = [
+        node["inputs"] for run in server.engine.runs for node in run.prompt.values() if "cloth_type" in node["inputs"]
+    ]
+    assert [inputs["cloth_type"] for inputs in masked] == ["upper", "lower"]
+    mask = Image.open(tmp_path / "result-mask.png")
+    assert mask.size == (16, 16) and "result-mask.png: the mask" in capsys.readouterr().out
+    assert await asyncio.to_thread(run, "https://shop.example/me.jpg") == 1
+    assert "invalid_image" in capsys.readouterr().err, "a URL is left to the server"
 
 
 async def test_events_have_types(url):
@@ -273,8 +373,10 @@ async def test_the_key_comes_from_the_environment_unless_it_is_given(url, monkey
 
 
 def test_addresses_and_sources_that_cannot_be_used_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="http://"):
-        TryOn("127.0.0.1:8000")
+    for address in ("127.0.0.1:8000", "http://", "ftp://server", "http://server/\n"):
+        with pytest.raises(ValueError, match="server's URL"):
+            TryOn(address)
+    TryOn("HTTPS://SERVER/").close()
     with TryOn("http://127.0.0.1:9") as client:
         with pytest.raises(FileNotFoundError, match="nobody.png"):
             client.try_on(tmp_path / "nobody.png", GREY)
@@ -284,6 +386,41 @@ def test_addresses_and_sources_that_cannot_be_used_are_refused(tmp_path):
             client.try_on(io.StringIO("text"), GREY)
         with pytest.raises(TypeError, match="submit"):
             client.try_on(GREY, GREY, webhook_url="https://shop.example/hook")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key": "sec\nret"},
+        {"api_key": "sécret"},
+        {"api_key": b"secret"},
+        {"headers": {"Authorization": "sec\r\nret"}},
+        {"headers": {"X-Shop": 7}},
+        {"headers": {"X Shop": "secret"}},
+    ],
+)
+def test_headers_that_cannot_be_sent_are_refused_unquoted(options):
+    for kind in (TryOn, AsyncTryOn):
+        with pytest.raises((TypeError, ValueError), match=r"header .?X|header .?Auth") as caught:
+            kind("http://server", **options)
+        assert "ret" not in str(caught.value) and not isinstance(caught.value, UnicodeError)
+
+
+def test_a_key_may_come_with_the_line_break_of_its_file(send):
+    scripted = Scripted([ok(), ok()])
+    with httpx.Client(transport=httpx.MockTransport(scripted)) as http:
+        for key in ("secret\n", " \n"):
+            TryOn("http://server", api_key=key, http_client=http).try_on(GREY, GREY)
+    assert [request.headers.get("X-API-Key") for request in scripted.requests] == ["secret", None]
+
+
+@pytest.mark.parametrize("request_id", ["a\nb", "", "a/b", "ä", "x" * 65, "mine\n"])
+@pytest.mark.parametrize("method", ["try_on", "stream"])
+def test_ids_that_the_api_does_not_take_are_refused(send, method, request_id):
+    scripted = Scripted([ok()])
+    with pytest.raises(ValueError, match="request_id must be"):
+        send(scripted, method, request_id=request_id)
+    assert not scripted.requests
 
 
 @dataclass
@@ -439,6 +576,8 @@ def test_files_are_read_again_for_every_attempt(send, tmp_path):
         (httpx.Response(200, text="<html>log in</html>"), "invalid_reply"),
         (httpx.Response(200, json={"output": {"images": []}}), "invalid_reply"),
         (httpx.ReadTimeout("time is up"), "no_reply"),
+        (httpx.DecodingError("incorrect header check"), "invalid_reply"),
+        (httpx.TooManyRedirects("more than 20"), "invalid_reply"),
     ],
 )
 @pytest.mark.parametrize("method", ["try_on", "stream"])
@@ -462,6 +601,13 @@ def test_it_gives_up_after_so_many_retries(send, reply, code):
     with pytest.raises(TryOnError) as caught:
         send(scripted, max_retries=2)
     assert caught.value.code == code and len(scripted.requests) == 3
+
+
+def test_errors_can_be_copied_and_cross_processes():
+    particulars = {"status": 429, "request_id": "mine", "retry_after": 7.0}
+    error = TryOnError("queue_full", "Wait.", {"field": "seed"}, **particulars)
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert isinstance(copied, TryOnError) and vars(copied) == vars(error) and str(copied) == str(error)
 
 
 def test_events_over_several_lines_and_comments(send):

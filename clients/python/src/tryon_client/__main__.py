@@ -29,13 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not output.parent.is_dir():
                 raise FileNotFoundError(f"There is no folder {output.parent} to write the result to.")
             result = _run(client, options, fields)
-            for number, image in enumerate(result.images, 1):
-                path = output.with_stem(f"{output.stem}-{number}") if len(result.images) > 1 else output
-                if image.url:
-                    print(f"{image.url}: {image.width} x {image.height}, seed {image.seed}")
-                    continue
-                image.save(path)
-                print(f"{path}: {image.width} x {image.height}, seed {image.seed}")
+            _write(result, output)
     except (TryOnError, OSError, ValueError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -46,18 +40,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tryon", description=__doc__.partition(": ")[2].capitalize())
-    parser.add_argument("person", type=Path)
-    parser.add_argument("garment", type=Path, nargs="+", help="one, or up to 4 that are put on in this order")
+    parser.add_argument("person", help="a file, or an https:// URL if the server allows its host")
+    parser.add_argument("garment", nargs="+", help="one, or up to 4 that are put on in this order")
     parser.add_argument("-o", "--output", type=Path, default=Path("result.png"), help="a .png, .jpg or .webp file")
-    parser.add_argument("--mask", type=Path, help="white where the garment goes; made automatically if left out")
+    parser.add_argument("--mask", help="white where the garment goes; made automatically if left out")
     parser.add_argument("--url", help="of the server; default TRYON_URL, or http://127.0.0.1:8000")
     parser.add_argument("--key", help="default TRYON_API_KEY")
     parser.add_argument("--retries", type=int, default=5, help="while the server is busy (default 5)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     api = parser.add_argument_group("fields of the API")
-    for name in Fields.__annotations__:
+    for name, kind in Fields.__annotations__.items():
         if name != SET_BY_OUTPUT:
-            api.add_argument("--" + name.replace("_", "-"), metavar="VALUE")
+            several = "Sequence" in str(kind)
+            note = "may be repeated, once for each garment or image" if several else None
+            action = "append" if several else "store"
+            api.add_argument("--" + name.replace("_", "-"), metavar="VALUE", action=action, help=note)
     return parser
 
 
@@ -71,6 +68,20 @@ def _run(client: TryOn, options: dict[str, Any], fields: Any) -> Result:
                 return event.result
             _show(event)
     raise AssertionError("a stream ends with its output or an error")
+
+
+def _write(result: Result, output: Path) -> None:
+    """Writes the images and the mask that came with the reply; prints where everything is."""
+    for number, image in enumerate(result.images, 1):
+        place: str | Path | None = image.url
+        if place is None:
+            place = output.with_stem(f"{output.stem}-{number}") if len(result.images) > 1 else output
+            image.save(place)
+        print(f"{place}: {image.width} x {image.height}, seed {image.seed}")
+    if result.mask is not None:
+        path = output.with_name(f"{output.stem}-mask.png")
+        path.write_bytes(result.mask)
+        print(f"{path}: the mask")
 
 
 def _show(event: Event) -> None:

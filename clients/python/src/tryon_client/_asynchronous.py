@@ -34,7 +34,7 @@ class AsyncTryOn:
         http_client: an httpx.AsyncClient to use, such as one with a proxy; the caller closes it.
 
     Raises:
-        ValueError: `url` is not one of http or https.
+        ValueError: `url` is not one of http or https, or the key or a header has characters that none can have.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class TryOnError(Exception):
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(code, message)  # what a copy of it is made with
         self.code = code
         self.message = message
         self.details = dict(details or {})
@@ -106,6 +106,9 @@ def of_transport(request_id: str | None, timeout: httpx.Timeout) -> Iterator[Non
     except httpx.TransportError as error:
         message = f"The connection broke before the reply was complete: {error or type(error).__name__}"
         raise TryOnError(CONNECTION_LOST, message, request_id=request_id) from error
+    except httpx.RequestError as error:  # of what did arrive
+        message = f"The reply cannot be read: {error or type(error).__name__}. Check the address."
+        raise TryOnError(INVALID_REPLY, message, request_id=request_id) from error
 
 
 def _seconds(retry_after: str | None) -> float | None:

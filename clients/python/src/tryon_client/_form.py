@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -17,11 +18,19 @@ class Savable(Protocol):
     def save(self, fp: IO[bytes], format: str) -> object: ...
 
 
-ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | IO[bytes] | Savable"
-"""An image: the bytes of its file, a path, a URL or data URI, an open file, or an image of Pillow."""
+class Upload(Protocol):
+    """A file that a web framework received, such as the UploadFile of Starlette and FastAPI."""
+
+    @property
+    def file(self) -> IO[bytes]: ...
+
+
+ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | IO[bytes] | Upload | Savable"
+"""An image: the bytes of its file, a path, a URL or data URI, an open or uploaded file, or an image of Pillow."""
 
 Part: TypeAlias = "tuple[str, tuple[str | None, Any]]"
-PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TEXTS = ("https://", "http://", "data:")
 
 
@@ -36,11 +45,7 @@ class Form:
     def __init__(
         self, images: Mapping[str, ImageSource | Sequence[ImageSource] | None], fields: Mapping[str, Any]
     ) -> None:
-        self._images = [
-            (name, source if isinstance(source, os.PathLike) else _content(source))
-            for name, given in images.items()
-            for source in _listed(given)
-        ]
+        self._images = [(name, _content(source)) for name, given in images.items() for source in _listed(given)]
         self._texts = [(name, _text(value)) for name, given in fields.items() for value in _listed(given)]
 
     @contextmanager
@@ -68,20 +73,33 @@ def _listed(given: Any) -> Sequence[Any]:
     return given if isinstance(given, list | tuple) else [given]
 
 
-def _content(source: ImageSource) -> bytes | str | Path:
-    """Returns bytes, text for the server to read, or a path."""
+def _content(source: ImageSource) -> bytes | str | os.PathLike[str]:
+    """Returns bytes, text for the server to read, or the path of a regular file."""
     if isinstance(source, str):
-        return source if source[:8].lower().startswith(TEXTS) else Path(source)
+        if source[:8].lower().startswith(TEXTS):
+            return source
+        source = Path(source)
+    if isinstance(source, os.PathLike):  # a pipe has no size, and can be read only once
+        return source if os.path.isfile(source) else Path(source).read_bytes()
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if hasattr(source, "read"):  # before Savable: files that a web framework received can save themselves, too
-        content = source.read()
+        content = _opened(source).read()
         if isinstance(content, bytes):
             return content
         raise TypeError("An image's file must be open in binary mode.")
     if isinstance(source, Savable):
         return _saved(source)
     raise TypeError(f"An image is bytes, a path, a URL, an open file or a Pillow image, not {type(source).__name__}.")
+
+
+def _opened(source: Any) -> Any:
+    """Returns the file that an asynchronous upload holds, or else `source`."""
+    if not inspect.iscoroutinefunction(source.read):
+        return source
+    if not hasattr(source, "file"):
+        raise TypeError("An asynchronous file must be read first: pass what `await file.read()` returns.")
+    return source.file
 
 
 def _saved(image: Any) -> bytes:
@@ -91,10 +109,27 @@ def _saved(image: Any) -> bytes:
 
         image = ImageOps.exif_transpose(image)
         if image.mode not in PNG_MODES:
-            image = image.convert("RGB")
+            image = _in_png_mode(image)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _in_png_mode(image: Any) -> Any:
+    """Converts a Pillow image to a mode that PNG has, by its own profile if that is one of CMYK."""
+    from PIL import ImageCms
+
+    if image.mode.startswith("I"):
+        return image.convert("I").convert("I;16")  # at once, Pillow would cut off what is beyond 8 bits
+    profile = image.info.get("icc_profile") or b""
+    if image.mode == "CMYK" and profile:
+        with suppress(ImageCms.PyCMSError):  # a profile that is damaged
+            srgb = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
+    image = image.convert(WITH_ALPHA.get(image.mode, "RGB"))
+    if image.mode == "RGB" and profile[16:20] != b"RGB ":
+        image.info.pop("icc_profile", None)
+    return image
 
 
 def _text(value: Any) -> str:
