@@ -1,8 +1,11 @@
 """The playground and the docs page in a browser, over an engine that executes nothing."""
 
+import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from comfyui_tryon import exchange
 from comfyui_tryon.demo import SAMPLES
 from comfyui_tryon.engine.interface import Progress
 from support.browser import CHROMIUM, Page, opened
+from support.servers import ROOT
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="NO CHROMIUM HERE: nothing of the playground is tested (apt install chromium)"
@@ -25,6 +29,13 @@ TRANSFER = """(async () => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([blob], "%s", {type: "image/png"}));
     document.querySelector("%s").dispatchEvent(new %s);
+})()"""
+# Drops files of these names, images or not.
+DROP_FILES = """(async () => {
+    const blob = await (await fetch("playground/person.png")).blob();
+    const transfer = new DataTransfer();
+    for (const name of %s) transfer.items.add(new File([blob], name, {type: name.endsWith(".png") ? "image/png" : ""}));
+    document.querySelector("%s").dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true}));
 })()"""
 DROP = 'DragEvent("drop", {dataTransfer: transfer, bubbles: true})'
 PASTE = 'ClipboardEvent("paste", {clipboardData: transfer, bubbles: true})'
@@ -42,6 +53,10 @@ async def choose_samples(page: Page) -> None:
     await page.wait_for(READY)
     await page.evaluate('document.querySelectorAll(".sample").forEach(button => button.click())')
     await page.wait_for(CHOSEN % 2)
+
+
+async def drop(page: Page, place: str, *names: str) -> None:
+    await page.evaluate(DROP_FILES % (json.dumps(names), place))
 
 
 def images_of(run) -> dict[str, np.ndarray]:
@@ -104,6 +119,7 @@ async def test_images_come_by_file_drop_paste_and_camera_and_are_sent_with_the_m
         await page.wait_for(SHOWN % '"step 1 of 3"')
         await page.click("#cancel")
         await page.wait_for(SHOWN % '"Canceled"')
+        assert await page.evaluate("document.activeElement.id") == "result"
 
         await page.click("#person button")
         await page.evaluate(TRANSFER % ("person.png", "dropped.png", "#person .picker", DROP))
@@ -120,6 +136,97 @@ async def test_images_come_by_file_drop_paste_and_camera_and_are_sent_with_the_m
         await page.click("#submit")
         await page.wait_for('!!document.querySelector(".facts")')
         assert "18446744073709551615" in await page.evaluate(TEXT % ".facts")
+
+
+async def test_what_is_not_used_of_the_chosen_files_is_said(api):
+    client = await api(playground=True)
+    person, garment = TEXT % "#person-problem", TEXT % "#garment-problem"
+    async with playground(client) as page:
+        await page.wait_for(READY)
+        await drop(page, "#person .picker", "a.pdf", "p.png", "q.png")
+        assert "left out: 1" in await page.wait_for(person) and "a.pdf" in await page.evaluate(person)
+        assert "p.png" in await page.evaluate(TEXT % "#person .name")
+        await drop(page, "#person", "b.pdf")
+        assert (await page.wait_for(f'{person}.includes("b.pdf") && {person}')).startswith("b.pdf: not an image")
+        assert "p.png" in await page.evaluate(TEXT % "#person .name")
+        await drop(page, "#garments", "g.png")
+        await page.wait_for(CHOSEN % 2)
+        await drop(page, "#garments", "c.docx")
+        assert "c.docx" in await page.wait_for(garment)
+        await drop(page, "#garments", *(f"{number}.png" for number in range(5)))
+        assert "left out: 2" in await page.wait_for(f'!{garment}.includes("docx") && {garment}')
+        assert await page.evaluate(CHOSEN % 5)
+        await drop(page, "#garments", "d.pdf")
+        assert "d.pdf" in await page.wait_for(f'{garment}.includes("d.pdf") && {garment}')
+        assert await page.evaluate("document.querySelector('#garment-problem').getAttribute('role')") == "alert"
+        await page.click("#garments button[aria-label]")
+        assert await page.evaluate(garment) == ""
+
+
+async def test_choices_have_one_name_each(api):
+    client = await api(playground=True)
+    options = "JSON.stringify([...document.querySelector('%s').options].map(option => option.value))"
+    async with playground(client) as page:
+        await choose_samples(page)
+        types = json.loads(await page.evaluate(options % "#garments select"))
+        assert types == ["upper", "lower", "overall", "inner", "outer"]
+        assert json.loads(await page.evaluate(options % "[name=output_format]")) == ["", "jpeg", "webp"]
+
+
+async def test_a_workflow_that_needs_a_mask_takes_one_garment_and_says_so(api, tmp_path):
+    shutil.copy(ROOT / "workflows/catvton_mask.json", tmp_path / "workflows")
+    client = await api(playground=True, workflow="catvton_mask")
+    async with playground(client) as page:
+        await choose_samples(page)
+        await page.click("#submit")
+        assert "Paint a mask" in await page.evaluate(TEXT % "#missing")
+        await drop(page, "#garments", "second.png")
+        await page.wait_for(CHOSEN % 3)
+        await page.click("#submit")
+        for place in ("#missing", "#mask .help"):
+            assert await page.evaluate(TEXT % place) == "This workflow takes one garment."
+        assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove garment 2"
+        assert not client.engine.runs
+
+
+async def test_the_page_notices_that_the_server_is_gone_and_that_it_is_back(api):
+    client = await api(playground=True)
+    health = TEXT % "#health"
+    async with playground(client) as page:
+        await page.wait_for(f'{health} === "Ready"')
+        await choose_samples(page)
+        await page.evaluate("window.reached = fetch, window.fetch = async () => { throw new TypeError('gone'); }, null")
+        await page.click("#submit")
+        await page.wait_for(SHOWN % '"cannot be reached"')
+        await page.wait_for(f'{health} === "Not reachable"')
+        await page.evaluate("window.fetch = window.reached, null")
+        await page.wait_for(f'{health} === "Ready"')
+
+
+async def shell(folder: Path, *command: str) -> tuple[int, str]:
+    """Returns the exit status and the output of a command."""
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_the_code_keeps_long_seeds_and_fails_where_the_request_does(api, tmp_path):
+    client = await api(playground=True)
+    for sample in SAMPLES.glob("*.png"):
+        shutil.copy(sample, tmp_path)
+    async with playground(client) as page:
+        await choose_samples(page)
+        await page.enter({"seed": str(2**64 - 1)})
+        await page.click("#snippets button:last-child")
+        (tmp_path / "tryon.mjs").write_text(await page.evaluate(TEXT % "#snippets code"))
+        await page.enter({"seed": "", "width": "770"})
+        await page.click("#snippets button")
+        curl = await page.evaluate(TEXT % "#snippets code")
+    status, _ = await shell(tmp_path, "bash", "-c", curl)
+    assert status == 22 and b"invalid_parameter" in (tmp_path / "result.png").read_bytes()
+    if not shutil.which("node"):
+        pytest.skip("Node is not installed: the code in JavaScript is not run")
+    assert await shell(tmp_path, "node", "tryon.mjs") == (0, f"result-0.png seed {2**64 - 1}\n")
 
 
 async def test_on_a_phone_nothing_is_wider_than_the_screen(api):

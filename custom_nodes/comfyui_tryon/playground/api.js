@@ -121,17 +121,25 @@ export async function cancel(id) {
   }
 }
 
-// Calls `show(text, state)` until the server is ready or has failed.
+let watching = false;
+
+// Calls `show(text, state)` until the server is ready; while it does so, another call has nothing to add.
 export async function watchHealth(show) {
+  if (watching) return;
+  watching = true;
   for (;;) {
-    const response = await fetch(new URL("ping", BASE)).catch(() => null);
-    if (response?.status === 200) return show("Ready", "ready");
-    if (response?.status === 503) {
-      const content = await response.json().catch(() => ({}));
-      show(content.status === "draining" ? "Shutting down" : "Out of order", "failed");
-    } else {
-      show(response ? "Warming up" : "Not reachable", "waiting");
-    }
+    const [text, state] = await health();
+    show(text, state);
+    if (state === "ready") break;
     await new Promise((resolve) => setTimeout(resolve, 2000));
   }
+  watching = false;
+}
+
+async function health() {
+  const response = await fetch(new URL("ping", BASE)).catch(() => null);
+  if (response?.status === 200) return ["Ready", "ready"];
+  if (response?.status !== 503) return [response ? "Warming up" : "Not reachable", "waiting"];
+  const content = await response.json().catch(() => ({}));
+  return [content.status === "draining" ? "Shutting down" : "Out of order", "failed"];
 }

@@ -6,9 +6,10 @@ import { clothName, clothTypes, fields, labelled } from "./fields.js";
 import { maskFile, paint } from "./mask.js";
 import { ResultView } from "./result.js";
 import { snippets } from "./snippets.js";
-import { NoImage, catchAll, forget, loaded, picker } from "./sources.js";
+import { catchAll, forget, loaded, picker } from "./sources.js";
 
 const MOST_GARMENTS = 4;
+const ONE_GARMENT = "This workflow takes one garment.";
 const PARTS = { person_image: "#person", garment_image: "#garment-picker", mask_image: "#mask" };
 
 const chosen = { person: null, garments: [], strokes: [], mask: null };
@@ -18,17 +19,21 @@ let controls = { read: () => [], wrong: () => undefined };
 
 const result = new ResultView(find("#stage"), find("#announcement"));
 const showCode = snippets(find("#snippets"));
-const personPicker = picker({ what: "person", sample: addressOf("playground/person.png"), take: ([file]) => setPerson(file) });
-const garmentPicker = picker({ what: "garment", sample: addressOf("playground/garment.png"), several: true, take: addGarments });
+const personPicker = picker({ what: "person", sample: addressOf("playground/person.png"), take: setPerson, problem: find("#person-problem") });
+const garmentPicker = picker({ what: "garment", sample: addressOf("playground/garment.png"), several: true, take: addGarments, problem: find("#garment-problem") });
 
 let latestPerson = 0; // a large file may be read more slowly than the one that was chosen after it
 
-async function setPerson(file) {
+async function setPerson([file, ...others]) {
   const number = ++latestPerson;
   const image = await loaded(file);
-  if (number !== latestPerson) return forget(image);
+  if (number !== latestPerson) {
+    forget(image);
+    return "";
+  }
   replacePerson(image);
   result.announce(`Person: ${file.name}`);
+  return others.length && `Images left out: ${others.length}, as there is one person.`;
 }
 
 function replacePerson(image) {
@@ -52,16 +57,14 @@ function announceGarments() {
 }
 
 async function addGarments(files) {
-  const images = await Promise.allSettled(files.map((file) => loaded(file)));
-  for (const { value } of images.filter(({ value }) => value)) {
-    if (chosen.garments.length < MOST_GARMENTS) chosen.garments.push({ ...value, clothType: "" });
-    else forget(value);
-  }
+  const images = await Promise.all(files.map((file) => loaded(file)));
+  const leftOut = images.splice(MOST_GARMENTS - chosen.garments.length);
+  leftOut.forEach(forget);
+  chosen.garments.push(...images.map((image) => ({ ...image, clothType: "" })));
   keepingFocus("#garment-picker", showGarments);
   announceGarments();
   changed();
-  const wrong = images.find(({ reason }) => reason);
-  if (wrong) throw wrong.reason;
+  return leftOut.length && `Images left out: ${leftOut.length}, as there is room for ${MOST_GARMENTS} garments.`;
 }
 
 function thumbnail(image, alt) {
@@ -76,7 +79,10 @@ function showPerson() {
     thumbnail(person, "The chosen person"),
     element("div", { className: "column" },
       element("p", { className: "name" }, person.name),
-      button("Choose another", () => replacePerson(null)))));
+      button("Choose another", () => {
+        find("#person-problem").textContent = "";
+        replacePerson(null);
+      }))));
 }
 
 function showGarments() {
@@ -105,6 +111,7 @@ function showGarments() {
           button("Remove", () => {
             garments.splice(index, 1);
             forget(garment);
+            find("#garment-problem").textContent = "";
             showGarments();
             changed();
             find(garments.length ? "#garments button" : "#garment-picker input").focus();
@@ -119,10 +126,10 @@ function showMask() {
   const place = find("#mask");
   const { person, strokes, mask } = chosen;
   if (workflow.mask === "none") return place.replaceChildren();
+  const required = workflow.mask === "required";
   const reason = !person ? "Choose a person first."
     : !person.width ? "This browser cannot show the person, so nothing can be painted over it."
-    : chosen.garments.length > 1 ? "A painted mask goes with one garment." : "";
-  const required = workflow.mask === "required";
+    : chosen.garments.length > 1 ? (required ? ONE_GARMENT : "A painted mask goes with one garment.") : "";
   const help = element("p", { className: "help", id: newId("help") },
     reason || (mask ? "Your mask is sent." : required ? "This workflow needs a mask: paint where the garment goes." : "Made automatically, unless you paint it."));
   const open = button(mask ? "Change the mask" : "Paint a mask", async () => {
@@ -175,6 +182,7 @@ function changed() {
 function missing() {
   if (!chosen.person) return ["Choose an image of a person.", find("#person input")];
   if (!chosen.garments.length) return ["Choose an image of a garment.", find("#garment-picker input")];
+  if (workflow.mask === "required" && chosen.garments.length > 1) return [ONE_GARMENT, find("#garments li:last-child button:last-child")];
   if (workflow.mask === "required" && !chosen.mask) return ["Paint a mask: this workflow needs one.", find("#mask button")];
   const wrong = controls.wrong();
   if (!wrong) return null;
@@ -228,6 +236,7 @@ function failed(error) {
   control?.classList.add("wrong");
   control?.setAttribute("aria-invalid", "true");
   find("#result").focus({ preventScroll: true });
+  watch();
 }
 
 function useSeed(seed) {
@@ -259,6 +268,13 @@ function chooseWorkflow(name) {
 function licenceOf({ licence, commercial_use: commercial }) {
   if (typeof licence !== "string") return "";
   return `Licence of its weights: ${licence}${commercial === false ? ". Not for commercial use." : ""}`;
+}
+
+function watch() {
+  watchHealth((text, state) => {
+    find("#health").textContent = text;
+    find("#health").dataset.state = state;
+  });
 }
 
 async function load() {
@@ -293,10 +309,7 @@ find("#key").addEventListener("click", async () => {
   }
   changed();
 });
-watchHealth((text, state) => {
-  find("#health").textContent = text;
-  find("#health").dataset.state = state;
-});
+watch();
 showPerson();
 showGarments();
 changed();

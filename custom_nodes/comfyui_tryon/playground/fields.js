@@ -14,14 +14,16 @@ const ELSEWHERE = ["cloth_type", "workflow"]; // which have a place of their own
 const ALWAYS = ["output_format", "output_quality"]; // which no graph has a part in
 const FIRST = ["framing", "mask_shape", "garment_photo"];
 
+const ALIASES = ["jpg"];
+
 const nameOf = (field) => NAMES[field] ?? (field[0].toUpperCase() + field.slice(1)).replaceAll("_", " ");
-export const clothName = (value) => CLOTH_NAMES[value] ?? nameOf(value);
+export const clothName = (value) => CLOTH_NAMES[value];
 
 const valueOf = (schema) => ({ ...schema, ...(schema.anyOf?.find((option) => option.type !== "null") ?? {}) });
 
 export const clothTypes = (schema) => {
   const { enum: one, items } = valueOf(schema.properties.cloth_type);
-  return one ?? items?.enum ?? [];
+  return (one ?? items?.enum ?? []).filter((type) => type in CLOTH_NAMES); // the others are aliases
 };
 
 // Shows the controls for a workflow; what was entered in `before` stays. `read()` returns the [name, value] pairs.
@@ -56,7 +58,7 @@ function controlFor(name, value, own) {
     const choices = value.enum ?? ["true", "false"];
     return element("select", { id, name },
       element("option", { value: "" }, own === undefined ? "As the workflow has it" : `${own} (default)`),
-      ...choices.filter((choice) => String(choice) !== String(own)).map((choice) => element("option", { value: choice }, choice)));
+      ...choices.filter((choice) => String(choice) !== String(own) && !ALIASES.includes(choice)).map((choice) => element("option", { value: choice }, choice)));
   }
   if (name === "seed") {
     return element("input", { id, name, inputMode: "numeric", pattern: "-1|[0-9]{1,20}", placeholder: "random", autocomplete: "off" });

@@ -71,6 +71,7 @@ export class ResultView {
   canceled() {
     this.#show(element("div", { className: "empty" }, element("p", {}, "Canceled. Nothing was kept.")));
     this.announce("Canceled");
+    find("#result").focus({ preventScroll: true }); // it was on the button that is gone
   }
 
   failed(error) {

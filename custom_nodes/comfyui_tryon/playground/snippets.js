@@ -17,7 +17,7 @@ function fileOfCurl(name, file) {
 function curl(request) {
   const format = request.fields.find(([name]) => name === "output_format")?.[1] ?? "png";
   return [
-    `curl ${addressOf("api/v1/tryon")}`,
+    `curl --fail-with-body ${addressOf("api/v1/tryon")}`,
     ...(request.key ? ['  -H "X-API-Key: $TRYON_API_KEY"'] : []),
     ...(single(request) ? [`  -H ${quoted(`Accept: image/${format}`)}`] : []),
     ...request.files.map(([name, file]) => fileOfCurl(name, file)),
@@ -62,7 +62,8 @@ const reply = await fetch(${literal(addressOf("api/v1/tryon"))}, {
   body: form,
 });
 if (!reply.ok) throw new Error(await reply.text());
-const { output } = await reply.json();
+const text = (await reply.text()).replace(/"seed":\\s*(\\d{16,})/g, '"seed":"$1"'); // too long for a number
+const { output } = JSON.parse(text);
 for (const [number, image] of output.images.entries()) {
   const name = \`result-\${number}.\${image.format}\`;
   await writeFile(name, Buffer.from(image.image, "base64"));

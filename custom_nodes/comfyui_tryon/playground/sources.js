@@ -4,13 +4,10 @@ import { button, dialog, element, newId } from "./dom.js";
 
 const IMAGE_NAME = /\.(png|jpe?g|webp|avif|heic|heif|jxl|bmp|tiff?|gif)$/i;
 
-export class NoImage extends Error {}
+const isImage = (file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name);
 
 // Returns what the page knows about an image; width and height, turned upright, only if the browser can show it.
 export async function loaded(file, name = file.name) {
-  if (!file.type.startsWith("image/") && !IMAGE_NAME.test(file.name)) {
-    throw new NoImage(`${file.name} is not an image. Choose a PNG, JPEG, WebP, AVIF, HEIC or JPEG XL file.`);
-  }
   const url = URL.createObjectURL(file);
   const image = new Image();
   image.src = url;
@@ -24,17 +21,16 @@ export function forget(image) {
 
 const filesOf = (transfer) => [...(transfer?.files ?? [])];
 
-// Returns an element by which one image, or several if `several`, can be chosen; they go to `take(files)`.
-export function picker({ what, sample, several = false, take }) {
-  const problem = element("p", { className: "problem", role: "alert" });
+// Returns an element by which one image, or several if `several`, can be chosen; they go to `take(files)`, which returns
+// what to say of those that it left out. What cannot be used is said in `problem`, which stays when the picker goes.
+export function picker({ what, sample, several = false, take, problem }) {
   const give = async (files) => {
     problem.textContent = "";
-    try {
-      await take(files);
-    } catch (error) {
-      if (!(error instanceof NoImage)) throw error;
-      problem.textContent = error.message;
-    }
+    const images = files.filter(isImage);
+    const others = files.filter((file) => !isImage(file)).map(({ name }) => name).join(", ");
+    const leftOut = images.length > 0 && (await take(images));
+    const said = [others && `${others}: not an image. Choose PNG, JPEG, WebP, AVIF, HEIC or JPEG XL files.`, leftOut];
+    if (said.some(Boolean)) problem.textContent = said.filter(Boolean).join(" ");
   };
   const input = element("input", { type: "file", accept: "image/*,.heic,.heif,.avif,.jxl", multiple: several, className: "visually-hidden", id: newId("file") });
   input.addEventListener("change", async () => {
@@ -49,8 +45,7 @@ export function picker({ what, sample, several = false, take }) {
         const file = await photograph(what);
         if (file) await give([file]);
       }, { "aria-label": `Camera, for the ${what}` })),
-    sample && sampleButton(what, sample, give),
-    problem);
+    sample && sampleButton(what, sample, give));
   zone.addEventListener("dragover", (event) => {
     event.preventDefault();
     zone.classList.add("over");
@@ -82,7 +77,7 @@ function sampleButton(what, sample, give) {
 // Sends what is pasted anywhere, or dropped beside the pickers, to `take(files, target)`.
 export function catchAll(take) {
   document.addEventListener("paste", (event) => {
-    const files = filesOf(event.clipboardData).filter((file) => file.type.startsWith("image/"));
+    const files = filesOf(event.clipboardData);
     if (!files.length || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     take(files, event.target);
