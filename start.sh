@@ -4,9 +4,11 @@
 set -euo pipefail
 
 # If the caller closed one of these, a file or socket would get its number.
-[ -e /dev/fd/0 ] || exec </dev/null
-[ -e /dev/fd/1 ] || exec >/dev/null
-[ -e /dev/fd/2 ] || exec 2>/dev/null
+if [ -d /dev/fd ]; then
+  [ -e /dev/fd/0 ] || exec </dev/null
+  [ -e /dev/fd/1 ] || exec >/dev/null
+  [ -e /dev/fd/2 ] || exec 2>/dev/null
+fi
 
 script=${BASH_SOURCE[0]}
 while [ -L "$script" ]; do  # macOS has no readlink -f
