@@ -49,7 +49,7 @@ class ComfyUIEngine:
         self._running: str | None = None
         self._thread = ExecutorThread(self._on_death)
         # From 0.3.68 on an item ends in the prompt's secrets, and the worker fails without them. Only the source tells:
-        # other packs replace the queue's methods, also on its class, by some with other parameters.
+        # other packs replace the queue's methods, on its class too, and theirs may have other parameters.
         takes_secrets = "process_item" in inspect.getsource(execution)
         self._item_tail: tuple[dict, ...] = ({},) if takes_secrets else ()
         watch(self._queue, self)
