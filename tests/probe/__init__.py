@@ -82,11 +82,10 @@ class ProbeFault:
                     ["none", "pause", "sleep", "hang", *RAISED, *RETURNED, *SHOWN],
                     {"default": "none"},
                 ),
-            },
-            "optional": {"garment": ("IMAGE", {"tooltip": "Of no effect: results depend on it."})},
+            }
         }
 
-    def run(self, image: torch.Tensor, fault: str, garment: torch.Tensor | None = None) -> tuple[torch.Tensor]:
+    def run(self, image: torch.Tensor, fault: str) -> tuple[torch.Tensor]:
         if fault in RAISED:
             raise RAISED[fault]()
         if fault in RETURNED or fault in SHOWN:

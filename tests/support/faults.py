@@ -26,7 +26,7 @@ GREY = to_base64(Image.new("RGB", (32, 32), "grey"))
 def fault_graph(class_type: str, fault: str) -> dict[str, Any]:
     """A graph whose node of the probe hands back the person, or does what `fault` says: fast, and everybody's own."""
     demo = json.loads((ROOT / "workflows/demo.json").read_text())
-    inputs = {"image": ["1", 0], "garment": ["2", 0], "fault": fault}
+    inputs = {"image": ["1", 0], "fault": fault}
     probe = {"class_type": class_type, "inputs": inputs, "_meta": {"title": "Made to fail"}}
     output = {"class_type": "TryOnOutput", "inputs": {"images": ["20", 0]}}
     return {"1": demo["1"], "2": demo["2"], "20": probe, "9": output}

@@ -153,8 +153,17 @@ def test_a_bypassed_sampler_does_not_return_the_person():
     page = json.loads((ROOT / "example_workflows/demo.json").read_text())
     next(node for node in page["nodes"] if node["type"] == "TryOnCatVTON")["mode"] = 4
     text = refusal(page)
-    assert "'Output') does not depend on garment_image: link node 2 (TryOnGarmentImage 'Garment')" in text
-    assert "bypassed" in text
+    assert "made without garment_image, and bypassed are: node 7 (TryOnCatVTON" in text and "Turn on" in text
+
+
+def test_a_workflow_may_leave_the_garment_out_on_purpose_and_the_log_says_so(caplog):
+    graph = {
+        "1": {"class_type": "TryOnPersonImage", "inputs": {"image": ""}},
+        "2": {"class_type": "TryOnGarmentImage", "inputs": {"image": ""}},
+        "3": {"class_type": "TryOnOutput", "inputs": {"images": ["1", 0]}},
+    }
+    assert parse_workflow("echo", json.dumps(graph).encode(), COMFYUI).outputs == ["3"]
+    assert "Workflow echo makes its images without garment_image" in caplog.text
 
 
 # Nodes of the page that cannot be resolved

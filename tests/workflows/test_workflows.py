@@ -187,22 +187,6 @@ REFUSED = {
         lambda: foreign(**{"4": node("PreviewImage", images=["1", 0])}),
         "depends on both images",
     ),
-    "TryOnOutput of the person only": (
-        lambda: demo(lambda graph: graph["8"]["inputs"].update(result=["10", 0])),
-        "image of node 9 .TryOnOutput 'Output'. does not depend on garment_image: link node 2 .TryOnGarmentImage",
-    ),
-    "TryOnOutput of the garment only": (
-        lambda: demo(lambda graph: graph["9"]["inputs"].update(images=["2", 0])),
-        "does not depend on person_image: link node 1 ",
-    ),
-    "TryOnOutput of nothing": (
-        lambda: demo(lambda graph: graph["9"].update(inputs={})),
-        "does not depend on person_image and garment_image: link node 1 .* and node 2 ",
-    ),
-    "TryOnOutput of the mask only": (
-        lambda: demo(lambda graph: graph["9"]["inputs"].update(images=["8", 1])),
-        "does not depend on garment_image",
-    ),
     "mistyped tag": (lambda: foreign("[tryon: stpes]"), "'stpes'"),
     "unclosed tag": (lambda: foreign("Paint [tryon: seed"), r"node 3 has '\[tryon: seed', but does not end in ]"),
     "tag before the end": (lambda: foreign("[tryon: seed] 2"), r"node 3 has '\[tryon: seed] 2', but does not end in ]"),

@@ -47,12 +47,12 @@ def no_output(graph: Mapping[str, dict[str, Any]], results: Collection[str]) -> 
     return f"it has no output that depends on both images: add a TryOnOutput node to {where}"
 
 
-def not_from_both(graph: Mapping[str, dict[str, Any]], output: str, lacking: Mapping[str, Sequence[str]]) -> str:
-    """Returns what to do where a TryOnOutput's image does not depend on `lacking`, the nodes that take each field."""
-    nodes = " and ".join(_named(graph, found) for found in lacking.values())
+def bypassed(unused: Sequence[str], nodes: Sequence[str]) -> str:
+    """Returns what to do where bypassed `nodes` leave images of a request without a part in the output."""
+    some = ", ".join(nodes[:MAX_CHOICES]) + (", …" if len(nodes) > MAX_CHOICES else "")
     return (
-        f"the image of {_named(graph, [output])} does not depend on {' and '.join(lacking)}: link {nodes} to a node "
-        "that makes the image, and check that none of these is bypassed or muted"
+        f"its output is made without {' and '.join(unused)}, and bypassed are: {some}. Turn on the one that makes the "
+        "image, and save the workflow again"
     )
 
 

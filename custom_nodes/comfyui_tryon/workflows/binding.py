@@ -133,7 +133,7 @@ def bind(name: str, version: str, graph: Graph, classes: Mapping[str, type] = NO
     `classes` are those of its nodes, by their names.
 
     Raises:
-        WorkflowInvalid: it lacks a person, a garment or an output made from both, or a title's tag cannot be followed.
+        WorkflowInvalid: it lacks a person, a garment or an output, or a title's tag cannot be followed.
     """
     inputs = _find_inputs(graph)
     outputs = find_outputs(graph, inputs)

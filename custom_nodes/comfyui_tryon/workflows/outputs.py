@@ -6,7 +6,7 @@ from typing import Any
 
 from ..engine.interface import is_link
 from ..schema import IMAGE_FIELDS, TryonRequest
-from .advice import no_output, not_from_both
+from .advice import no_output
 from .format import WorkflowInvalid
 
 Graph = Mapping[str, dict[str, Any]]
@@ -21,15 +21,9 @@ def find_outputs(graph: Graph, inputs: Mapping[str, Sequence[str]]) -> list[str]
     Previews do not count where an image is saved, and of several nodes that show the same image the first counts. A
     node whose image is not made from both, or that others are made from, comes behind them: it shows no result.
     """
-    made = {field: descendants(graph, inputs[field]) for field in REQUIRED_IMAGES}
-    results = set.intersection(*made.values())
+    results = set.intersection(*(descendants(graph, inputs[field]) for field in REQUIRED_IMAGES))
     outputs = [node for node, entry in graph.items() if entry["class_type"] == "TryOnOutput"]
-    if not outputs:
-        outputs = _find_shown(graph, results)
-    elif results.isdisjoint(_origin(graph, node) for node in outputs):
-        lacking = {field: inputs[field] for field, nodes in made.items() if _origin(graph, outputs[0]) not in nodes}
-        raise WorkflowInvalid(not_from_both(graph, outputs[0], lacking))
-    return _results_first(graph, outputs, results)
+    return _results_first(graph, outputs or _find_shown(graph, results), results)
 
 
 def _find_shown(graph: Graph, results: set[str]) -> list[str]:

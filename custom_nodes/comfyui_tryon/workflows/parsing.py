@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from .advice import bypassed
 from .app_mode import bound_by_app
 from .binding import Workflow, bind
 from .format import WorkflowInvalid, convert
+from .outputs import REQUIRED_IMAGES
+
+logger = logging.getLogger(__name__)
 
 
 class LoadImage:
@@ -24,7 +29,8 @@ def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> 
     """Converts and binds the workflow in a file's content.
 
     Raises:
-        WorkflowInvalid: it is not a workflow, or lacks a person, a garment or an output.
+        WorkflowInvalid: it is not a workflow, lacks a person, a garment or an output, or has bypassed the node that
+            would make the output of both images.
     """
     draft = convert(parsed_json(data), node_classes)
     try:
@@ -32,6 +38,11 @@ def parse_workflow(name: str, data: bytes, node_classes: Mapping[str, type]) -> 
     except WorkflowInvalid as error:
         raise draft.explained(error) from None
     draft.check(workflow.graph)
+    unused = [field for field in REQUIRED_IMAGES if not workflow.inputs[field]]
+    if unused and draft.bypassed:
+        raise WorkflowInvalid(bypassed(unused, draft.bypassed))
+    if unused:
+        logger.warning("Workflow %s makes its images without %s", name, " and ".join(unused))
     return workflow
 
 

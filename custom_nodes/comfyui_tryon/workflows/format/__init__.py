@@ -34,16 +34,18 @@ def convert(document: Any, node_classes: NodeClasses) -> Draft:
     check_json(document)
     if not isinstance(document, dict):
         raise WorkflowInvalid("a workflow file must hold a JSON object: save it again from ComfyUI's web page")
-    app = None
+    app, bypassed = None, []
     if isinstance(document.get("nodes"), list):
-        prompt, faults = Converter(document, node_classes).prompt()
+        converter = Converter(document, node_classes)
+        prompt, faults = converter.prompt()
+        bypassed = converter.bypassed
         extra = document.get("extra")
         app = extra.get("linearData") if isinstance(extra, dict) else None
     else:
         prompt, faults = normalised(document, node_classes)
     for node_id, fault in without_dangling_links(prompt).items():
         faults.setdefault(node_id, fault)
-    return Draft(prompt, faults, node_classes, app)
+    return Draft(prompt, faults, node_classes, app, bypassed)
 
 
 def to_prompt(document: Any, node_classes: NodeClasses) -> dict[str, dict]:

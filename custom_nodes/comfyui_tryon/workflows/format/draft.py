@@ -1,6 +1,6 @@
 """A converted workflow in which single nodes may be faulty: what no output depends on never keeps it from serving."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,14 @@ class Draft:
         faults: by node id, why a node cannot be executed as it is.
         node_classes: the classes that it was converted with.
         app: the page's `extra.linearData`, in which app mode names inputs and outputs; None if there is none.
+        bypassed: how messages name the nodes of the page that are bypassed.
     """
 
     prompt: dict[str, dict]
     faults: Mapping[str, WorkflowInvalid]
     node_classes: NodeClasses
     app: Any = None
+    bypassed: Sequence[str] = ()
 
     def check(self, graph: Mapping[str, dict]) -> None:
         """Checks the part of the prompt that is to be executed; a node that became one of another class is sound.

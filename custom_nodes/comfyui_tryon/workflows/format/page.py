@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, shown
-from .graph import Node, Slot, parse_definitions, parse_graph
+from .checks import MAX_NODES, NodeClasses, WorkflowInvalid, describe, shown
+from .graph import BYPASS, Node, Slot, parse_definitions, parse_graph
 from .groups import expand_groups
 from .links import Links, NodeOutput, Primitive, Source
 from .subgraphs import Scope, Subgraphs
@@ -21,6 +21,7 @@ class Converter:
         self._subgraphs = Subgraphs(parse_definitions(document), self._widgets)
         self._links = Links(self._subgraphs, self._widgets)
         # without the document's own inputs and outputs, which only subgraphs have
+        self.bypassed: list[str] = []
         self._root = Scope(parse_graph({key: document.get(key) for key in ("nodes", "links", "extra")}, "the workflow"))
 
     def prompt(self) -> tuple[dict[str, dict], dict[str, WorkflowInvalid]]:
@@ -29,6 +30,8 @@ class Converter:
         faults: dict[str, WorkflowInvalid] = {}
         for scope in self._scopes():
             for node in scope.graph.nodes.values():
+                if node.mode == BYPASS:
+                    self.bypassed.append(describe(scope.prefix + node.id, node.type, node.title))
                 if node.active and not self._subgraphs.is_virtual(node):
                     node_id = scope.prefix + node.id
                     if node_id in prompt:
