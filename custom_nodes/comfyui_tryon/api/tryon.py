@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from aiohttp import web
 
@@ -82,7 +82,7 @@ class TryonApi:
                 pending = PendingRequest(f"{request[REQUEST_ID]}-{number}", caller=request[CALLER])
                 replies.append(await json_reply(pending.id, await self._result(request, pending, fields)))
         content = await off_loop_if_large(sum(map(len, replies)), _predictions, replies)
-        return web.Response(body=InPieces(content), content_type="application/json")
+        return _response(content, "application/json")
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         if not self._tryon.cancel(request[CALLER], request.match_info["id"]):
@@ -108,9 +108,9 @@ class TryonApi:
         result = await self._result(request, pending, fields, returned=1 if wanted else None)
         seed = {} if result.first_seed is None else {"X-Seed": str(result.first_seed)}
         if wanted:
-            return web.Response(body=InPieces(result.images[0]), content_type=wanted, headers=seed)
+            return _response(result.images[0], wanted, seed)
         content = await json_reply(request[REQUEST_ID], result)
-        return web.Response(body=InPieces(content), content_type="application/json", headers=seed)
+        return _response(content, "application/json", seed)
 
     @contextlib.contextmanager
     def _admitted(self, request: web.Request) -> Iterator[None]:
@@ -172,6 +172,12 @@ class TryonApi:
             request[ACCOUNTS].append(pending.account())
         metrics.observe(result.stages, returned or len(result.images))
         return result
+
+
+def _response(content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    # of a body in pieces aiohttp itself tells the length only when it is sent, and the log has it too
+    length = {"Content-Length": str(len(content))}
+    return web.Response(body=InPieces(content), content_type=media_type, headers={**(headers or {}), **length})
 
 
 def _predictions(replies: list[bytes]) -> bytes:
