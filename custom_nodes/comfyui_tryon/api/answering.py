@@ -111,7 +111,6 @@ class Answering:
 
 def _fields(request: web.Request, response: web.StreamResponse, outcome: str, seconds: float) -> dict[str, Any]:
     """Returns what a JSON log has of a request beside its id and its caller."""
-    body = getattr(response, "body", None)
     fields = {
         "method": request.method,
         "path": request.path,
@@ -119,7 +118,7 @@ def _fields(request: web.Request, response: web.StreamResponse, outcome: str, se
         "outcome": outcome,
         "duration_s": round(seconds, 4),
         "received_bytes": request.content.total_bytes,
-        "sent_bytes": len(body) if isinstance(body, bytes) else None,
+        "sent_bytes": response.content_length,
     }
     accounts = request[ACCOUNTS]
     return fields | (accounts[0] if len(accounts) == 1 else {"instances": accounts} if accounts else {})
