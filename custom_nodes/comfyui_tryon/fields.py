@@ -10,7 +10,7 @@ from .schema import DRAWN_SEED_MAX, PARAMETERS, SEED_MAX, TryonRequest
 from .workflows.binding import Workflow
 from .workflows.parameters import with_aspect_ratio
 
-# What every workflow does that has no input for it: it takes a garment's image for one of the garment alone.
+# Accepted by workflows without the input, because it is what they do anyway.
 USUAL = {"garment_photo": "flat-lay", "mask_shape": "outline"}
 
 

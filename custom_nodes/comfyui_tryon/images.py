@@ -165,11 +165,12 @@ def _open(data: bytes) -> Opened:
         image = jpeg_file(plain)
         return Opened(image, exif.orientation(block), image.info.get("icc_profile"))
     if data[:4] in tiff.BEGINNINGS:
+        data = tiff.behind_thumbnails(data)
         image = _pillow(tiff.first_image(data))
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             if tiff.misread(image):
                 raise UnidentifiedImageError
-            tiff.mend_palette(image)
+            tiff.restore_palette(image)
         return Opened(image, exif.orientation(data), image.info.get("icc_profile"))
     if boxes.is_heif(data) and HAS_HEIF:
         image = open_heif(data)

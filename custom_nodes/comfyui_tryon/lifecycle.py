@@ -170,7 +170,7 @@ class Lifecycle:
         """Answers every request with `reason`, which it and its webhook have `answers_s` to be told."""
         self._tryon.stop(reason)  # event streams end in an event, which takes their handlers
         await _while(lambda: self._lock.in_flight or self._webhooks.pending, answers_s)
-        self._answering.abort()  # those that are being received or written
+        self._answering.abort(reason)  # those that are being received or written
         await _while(lambda: self._lock.in_flight, LAST_ANSWERS_S)
 
     async def _close_answers(self) -> None:

@@ -93,7 +93,7 @@ def count(outcome: str, caller: str, seconds: float) -> None:
 
 
 def observe(seconds: Mapping[str, float], picture_count: int) -> None:
-    """Notes how long each stage of a request took that was answered."""
+    """Notes how long each stage of a request that was answered took."""
     pictures.inc(picture_count)
     for stage, value in seconds.items():
         stages.labels(stage).observe(value)

@@ -26,7 +26,8 @@ TEMPLATES = PACK / "example_workflows"
 
 def is_repository(folder: Path) -> bool:
     """Whether `folder` has the whole repository, and is not a ComfyUI with a start.sh of its own."""
-    return all((folder / name).is_file() for name in ("start.sh", "workflows/catvton.json"))
+    is_comfyui = (folder / "comfy").is_dir()
+    return (folder / "start.sh").is_file() and any((folder / "workflows").glob("*.json")) and not is_comfyui
 
 
 # A pack that was copied or linked without its repository has no other workflows than its templates.
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 30
     max_pixels: Annotated[int, Field(ge=64 * 64, le=1_000_000_000)] = 64_000_000
-    max_output_side: Annotated[int, Field(ge=64, le=16_383)] = 2048
+    max_output_side: Annotated[int, Field(ge=64, le=16_383)] = 2048  # what WebP can hold
     decode_mb: Annotated[float, Field(ge=64, le=1_000_000)] = 2048
     warmup: bool = True
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 25

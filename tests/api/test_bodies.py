@@ -127,6 +127,7 @@ async def test_a_value_comes_as_text_or_as_a_file(api, content, more, head):
         (part("prompt", b"x"), "'prompt' is not a field. Known:"),
         # an encoding that no browser uses and Python takes milliseconds for
         (part("seed", b"7-", head="Content-Type: text/plain; charset=punycode\r\n"), "'punycode'"),
+        (part("seed", b"7", head="Content-Type: text/plain; charset=idna\r\n"), "'idna'"),
         (part("seed", b"7") + part("seed", b"8"), "'seed' twice"),
     ],
 )
@@ -241,6 +242,9 @@ async def test_a_large_body_may_have_the_escapes_of_php_and_few_others(api, grey
     for letter in ("\\u0041", "\u00e4"):
         status, error = await send_bytes(client, f'{{"person_image": "{letter * 700_000}"}}'.encode())
         assert status == 400 and "escapes" in error["message"]
+    for filling, said in (("\\" * 3_000_000, "escapes"), (" " * 3_000_000, "white space")):
+        status, error = await send_bytes(client, filling.encode())
+        assert status == 400 and said in error["message"]
     both = f'{{"person_image": "{"A" * 2_000_000}", "garment_image": "\\\\/"}}'
     assert (await send_bytes(client, both.encode()))[1]["code"] == "invalid_image"
 

@@ -60,8 +60,8 @@ BOMBS = {
     "comments": gif_with(b"\x21\xfe\1A\0" * 3_000),
     "bytes of them": gif_with(b"\x21\xfe" + (b"\xff" + bytes(255)) * 5_000 + b"\0"),
     "tags": tiff_of_tags(2_000, 4),
-    "strips or tiles that share": b"II*\0"
-    + struct.pack("<IHHHII", 8, 1, 279, 4, 40, 26)
+    "bytes in its strips or tiles": b"II*\0"
+    + struct.pack("<IHHHIHHHHII", 8, 2, 259, 3, 1, 8, 0, 279, 4, 40, 38)
     + bytes(4)
     + struct.pack("<I", 1_000) * 40,
     "tags that share": tiff_of_tags(500, 1_000_000),

@@ -82,7 +82,8 @@ def test_a_png_whose_pixels_end_early_is_refused(bits, colour, channels, interla
         chunks = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts]
         return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
-    assert decode(png(rows)).shape == (32, 32, 3)
+    for tail in (b"", b"\n", b"\r\n", bytes(7), bytes(30)):
+        assert decode(png(rows) + tail).shape == (32, 32, 3)
     for lacking in (1, len(rows) // 2):
         assert "truncated" in refusal(png(rows[:-lacking]))
 

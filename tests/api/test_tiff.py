@@ -109,3 +109,20 @@ def test_the_first_image_that_is_no_thumbnail_is_taken():
             assert "raw file" in refusal(data)
         else:
             assert np.array_equal(decode(data), np.repeat(GREY[..., None], 3, 2))
+
+
+def test_the_orientation_is_that_of_the_image_and_not_of_its_thumbnail():
+    for of_thumbnail, of_image in ((1, 6), (6, 1)):
+        full = tiff(GREY.tobytes(), 8, t274=of_image)
+        thumbnail = [(254, 4, 1), (256, 4, 96), (257, 4, 128), (274, 3, of_thumbnail)]
+        first = struct.pack("<H", 4) + b"".join(
+            struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in thumbnail
+        )
+        data = full[:4] + struct.pack("<I", len(full)) + full[8:] + first + full[4:8]
+        assert decode(data).shape == ((128, 96, 3) if of_image == 1 else (96, 128, 3))
+
+
+def test_what_an_uncompressed_file_says_of_its_strips_may_be_too_much():
+    assert np.array_equal(
+        decode(tiff(GREY.tobytes(), 8, t278=1_000, t279=96 * 1_000)), np.repeat(GREY[..., None], 3, 2)
+    )

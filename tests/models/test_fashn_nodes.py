@@ -91,7 +91,7 @@ def test_from_person_and_garment_to_the_published_image(name):
         canvas_width=settings["canvas"][1],
         canvas_height=settings["canvas"][0],
     )
-    assert psnr(to_uint8(image[0]), np.array(Image.open(case / "output.png"))) >= 60
+    assert psnr(to_uint8(image[0], "image"), np.array(Image.open(case / "output.png"))) >= 60
 
 
 def test_the_result_has_the_size_in_which_the_person_fits(pipe, images):

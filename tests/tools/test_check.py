@@ -350,7 +350,7 @@ def loading(class_type: object, inputs: object) -> dict:
     [
         (loading("LoadCatVTONPipeline", {"attention_version": "bogus"}), "node 1 (LoadCatVTONPipeline): attention_ver"),
         (loading("LoadCatVTONPipeline", {"attention_version": 5}), "is 5, not one of mix, vitonhd, dresscode"),
-        (loading("LoadCatVTONPipeline", {"mixed_precision": None}), "mixed_precision is None, not one of auto"),
+        (loading("LoadCatVTONPipeline", {"attention_version": None}), "attention_version is None, not one of mix"),
         (loading("TryOnLoadAutoMasker", {"parser": "bogus"}), "parser is 'bogus', not one of schp_densepose"),
         (loading("TryOnLoadAutoMasker", {"parser": {}}), "node 1 (TryOnLoadAutoMasker): parser is {}"),
         (loading("LoadAutoMasker", None), "node 1 (LoadAutoMasker): inputs must be an object"),

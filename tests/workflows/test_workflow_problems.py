@@ -153,7 +153,7 @@ def test_a_bypassed_sampler_does_not_return_the_person():
     page = json.loads((ROOT / "example_workflows/demo.json").read_text())
     next(node for node in page["nodes"] if node["type"] == "TryOnCatVTON")["mode"] = 4
     text = refusal(page)
-    assert "made without garment_image, and bypassed are: node 7 (TryOnCatVTON" in text and "Turn on" in text
+    assert "do not use garment_image, and these nodes are bypassed: node 7 (TryOnCatVTON" in text and "Enable" in text
 
 
 def test_a_workflow_may_leave_the_garment_out_on_purpose_and_the_log_says_so(caplog):

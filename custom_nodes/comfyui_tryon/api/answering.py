@@ -6,12 +6,13 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
 
 from .. import metrics
-from ..errors import ApiError, draining, internal_error
+from ..errors import ApiError, internal_error
 from ..keys import ANYBODY, Keys
 from ..log import RequestLog
 from ..origins import Origins
@@ -32,12 +33,13 @@ class Answering:
         self._keys = keys
         self._cors = Cors(origins)
         self._under_way: dict[asyncio.Task, web.Request] = {}
+        self._aborted: dict[asyncio.Task, ApiError] = {}
 
-    def abort(self) -> None:
-        """Answers `draining` to every request of whose answer nothing has been sent, since the process ends."""
+    def abort(self, reason: Callable[[], ApiError]) -> None:
+        """Answers with `reason` every request of whose answer nothing has been sent, since the process ends."""
         for task, request in self._under_way.items():
             if not request.writer.output_size:
-                request[OUTCOME] = "draining"
+                self._aborted[task] = reason()
                 task.cancel()
 
     def wrap(self, handler: Handler, public: bool = False, methods: list[str] = [], counted: bool = False) -> Handler:
@@ -72,10 +74,11 @@ class Answering:
                 response = error_response(error, request[REQUEST_ID])
                 error.let_go()
             except asyncio.CancelledError:
-                outcome = request.get(OUTCOME, "canceled")
-                if outcome != "draining":
+                outcome = "canceled"
+                if task not in self._aborted:
                     raise
-                response = error_response(draining(), request[REQUEST_ID])
+                outcome = self._aborted[task].code
+                response = error_response(self._aborted[task], request[REQUEST_ID])
             except web.HTTPException:
                 raise
             except Exception:
@@ -83,6 +86,7 @@ class Answering:
                 response = error_response(internal_error(), request[REQUEST_ID])
             finally:
                 del self._under_way[task]
+                self._aborted.pop(task, None)
                 seconds = time.perf_counter() - request[ARRIVED]
                 # one that a webhook will answer is counted when it has ended
                 if counted and not (outcome == "ok" and response.status == ACCEPTED):

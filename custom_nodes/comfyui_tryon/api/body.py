@@ -115,9 +115,13 @@ def _without_escapes(data: bytearray) -> bytearray:
     pieces, escapes, start = [], 0, 0
     while start < len(data):
         end = start + LOOKED_AT_BYTES
-        while data[end - 1 : end] == b"\\":  # what follows belongs to it
+        while (
+            data[end - 1 : end] == b"\\" and end - start <= LOOKED_AT_BYTES + MAX_ESCAPES
+        ):  # what follows belongs to it
             end += 1
         piece = data[start:end]
+        if piece.isspace():
+            raise ApiError("invalid_request", "The body has far more white space than a request.")
         if b"\\\\" not in piece:
             piece = piece.replace(b"\\/", b"/")
         escapes += piece.count(b"\\") + (0 if piece.isascii() else len(piece.translate(None, ONE_BYTE)))

@@ -1,5 +1,6 @@
 """Reads forms as browsers and HTTP libraries write them."""
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,11 +17,11 @@ TEXT_FIELD_LIMIT = 4096
 FORM_LINES_LIMIT = 1000
 # A hidden control by which a browser says how the texts of a form are encoded, as each part does anyway.
 CHARSET_FIELD = "_charset_"
-# Of the forms of browsers. Of others, such as punycode, a few kilobytes take milliseconds.
-CHARSETS = {
-    *("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "iso-8859-15", "windows-1251", "windows-1252"),
-    *("utf-16", "utf-16le", "utf-16be", "shift_jis", "euc-jp", "euc-kr", "gbk", "gb18030", "gb2312", "big5"),
-}
+# Others, such as punycode, take milliseconds for a few kilobytes.
+CHARSETS = re.compile(
+    r"utf[-_]?(8|16)([-_]?[lb]e)?|(us[-_])?ascii|(iso[-_]?8859|windows|cp|koi8)[-_]?\w{1,4}|latin[-_]?\d{1,2}"
+    r"|shift[-_]?jis|euc[-_]?(jp|kr)|gbk|gb18030|gb2312|big5"
+)
 
 
 async def read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[int], None]) -> dict[str, Any]:
@@ -94,9 +95,7 @@ def _image(part: BodyPartReader, data: bytearray) -> bytes | str:
 def _text(part: BodyPartReader, name: str, data: bytearray) -> str:
     charset = part.get_charset("utf-8").strip().lower()
     try:
-        if charset in CHARSETS:
-            return data.decode(charset)
-        raise LookupError
+        return data.decode(charset if CHARSETS.fullmatch(charset) else "not read here")
     except (LookupError, ValueError):
         raise ApiError(
             "invalid_parameter", f"{name} is not text in {charset[:32]!r}. Send it in UTF-8.", field=name

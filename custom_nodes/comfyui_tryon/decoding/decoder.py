@@ -19,7 +19,7 @@ T = TypeVar("T")
 MASK_ASPECT_TOLERANCE = 0.01
 PERSON_FIELD = "person_image"
 REDUCED_FIELDS = (PERSON_FIELD, MASK_FIELD)
-FINISH_S = 1.0  # what is canceled ends its process, and another has to be started
+FINISH_S = 1.0  # a canceled job ends its process, and a new one has to start
 SMALL_BYTES = 24_000_000  # a JPEG of 1.8 megapixels, a PNG of 2.5
 
 

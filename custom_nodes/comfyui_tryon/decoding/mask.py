@@ -249,10 +249,10 @@ def _check_greys(
             raise Unclear("has nothing that is black")
         return
     image = image.reduce(max(1, max(image.size) // FLAT_SIDE))  # in which a soft edge is as steep, however large it was
-    flat = _flat_values(image, value)
+    flat = _flat_values(image, lambda strip: value(strip).point(_scale(top).tolist()))
     least = MAX_FLAT_GREY * image.width * image.height
-    grey_area = flat[(levels > 0) & (levels < 255)].sum() > least
-    several = not lossy and top < WHITE_FROM and (flat[levels > 0] > least).sum() > 1
+    grey_area = flat[BLACK + 1 : WHITE_FROM].sum() > least
+    several = not lossy and top < WHITE_FROM and (flat[BLACK + 1 :] > least).sum() > 1
     if (grey_area or several) and len(labels) <= MAX_LABELS:
         shown = ", ".join(map(str, labels[:8])) + (", …" if len(labels) > 8 else "")
         raise Unclear(f"has {len(labels)} labels or greys ({shown})")

@@ -111,7 +111,7 @@ def lacks_pixels(data: bytes) -> bool:
         columns, rows = -(-(width - x) // across), -(-(height - y) // down)
         lacking += rows * (1 + -(-columns * pixel_bits // 8)) if columns > 0 else 0
     inflater, position = isal_zlib.decompressobj(), len(SIGNATURE)
-    while lacking > 0 and not inflater.eof and position < len(data):
+    while lacking > 0 and not inflater.eof and position + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, position)
         content = data[position + 8 : position + 8 + size] if name == b"IDAT" else b""
         while content and lacking > 0:

@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from .tiff import MAX_IMAGES
+from .tiff import COMPRESSION, MAX_IMAGES
 
 MAX_SCANS = 50  # progressive JPEGs have about ten; 50 of 50 megapixels take 4 s
 MAX_SEGMENTS = 2_000  # a profile and metadata of 64 kB each
@@ -120,7 +120,7 @@ def _check_tiff(data: bytes) -> None:
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     count, entry, link = (order + "Q", order + "HHQ", order + "Q") if big else (order + "H", order + "HHI", order + "I")
     step, link_at = (20, 8) if big else (12, 4)
-    for _ in range(MAX_IMAGES):  # as many as are looked at for one that is no thumbnail
+    for _ in range(MAX_IMAGES):  # as many as are looked at for one that is not a thumbnail
         (directory,) = struct.unpack_from(link, data, link_at)
         if not directory:
             return
@@ -129,17 +129,21 @@ def _check_tiff(data: bytes) -> None:
             raise TooComplex(f"more than {MAX_TAGS} tags")
         first = directory + struct.calcsize(count)
         size = pixels = 0
+        is_compressed = False
         for index in range(tags):
             place = first + index * step
             tag, kind, number = struct.unpack_from(entry, data, place)
             size += number * TYPE_BYTES.get(kind, 1)
-            if tag in BYTE_COUNTS and kind in COUNT_TYPES and size <= len(data):
-                kind_bytes, value_at = TYPE_BYTES[kind], place + step - struct.calcsize(link)
-                if number * kind_bytes > struct.calcsize(link):
+            value_at = place + step - struct.calcsize(link)
+            if tag == COMPRESSION:
+                is_compressed = struct.unpack_from(order + "H", data, value_at)[0] != 1
+            # Of pixels that are not compressed decoders know the number without them.
+            if tag in BYTE_COUNTS and is_compressed and kind in COUNT_TYPES and size <= len(data):
+                if number * TYPE_BYTES[kind] > struct.calcsize(link):
                     (value_at,) = struct.unpack_from(link, data, value_at)
                 pixels += int(np.frombuffer(data, order + COUNT_TYPES[kind], number, value_at).sum(dtype=np.uint64))
         if pixels > len(data) + MAX_TAGS:
-            raise TooComplex("strips or tiles that share their bytes")
+            raise TooComplex("more bytes in its strips or tiles than in the file")
         if size > len(data) + MAX_TAGS * 8:
             raise TooComplex("tags that share their values")
         link_at = first + tags * step

@@ -17,7 +17,7 @@ SUBFILE, BITS, COMPRESSION, PLANAR, PER_PIXEL, COLOURS, FORMAT = 254, 258, 259, 
 PARTS, DNG = 330, 50706
 THUMBNAIL = 1  # the bit of SUBFILE
 UNSIGNED, SIGNED = 1, 2
-MAX_IMAGES = 16  # that are looked at for one that is no thumbnail
+MAX_IMAGES = 16  # that are looked at for one that is not a thumbnail
 
 
 class RawFile(ValueError):
@@ -48,15 +48,27 @@ class _Layout:
         return 8 if self.link_bytes == 8 else 4
 
 
-def first_image(data: bytes) -> bytes:
-    """Returns a TIFF of the first image of `data` that is no thumbnail with those tags alone; damaged ones unchanged.
+def behind_thumbnails(data: bytes) -> bytes:
+    """Returns `data` with its first image that is not a thumbnail in front; damaged files unchanged.
 
     Raises:
-        RawFile: there are thumbnails alone, or it says that it is one.
+        RawFile: it is a DNG, or its thumbnail stands for images in directories of its own.
     """
     try:
         layout = _Layout.of(data)
-        place, entries = _chosen(data, layout)
+        place = _chosen(data, layout)
+    except (struct.error, IndexError):
+        return data
+    after = layout.first_link + layout.link_bytes
+    return data[: layout.first_link] + struct.pack(layout.link, place) + data[after:]
+
+
+def first_image(data: bytes) -> bytes:
+    """Returns `data` reduced to its first image with those tags alone; damaged files unchanged."""
+    try:
+        layout = _Layout.of(data)
+        (place,) = struct.unpack_from(layout.link, data, layout.first_link)
+        entries, _ = _entries(data, layout, place)
         kept = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in reversed(entries)}
         compression = struct.unpack_from(layout.order + "H", kept[COMPRESSION], layout.entry_bytes - layout.link_bytes)
         wanted = KEPT | OLD_JPEG if compression[0] == 6 else KEPT
@@ -65,36 +77,39 @@ def first_image(data: bytes) -> bytes:
         return data
     directory = struct.pack(layout.count, len(kept)) + b"".join(kept.values()) + bytes(layout.link_bytes)
     # In the place of the old one, as far as it is long: no offset changes.
-    data = data[:place] + directory[: len(data) - place] + data[place + len(directory) :]
-    after = layout.first_link + layout.link_bytes
-    return data[: layout.first_link] + struct.pack(layout.link, place) + data[after:]
+    return data[:place] + directory[: len(data) - place] + data[place + len(directory) :]
 
 
-def _chosen(data: bytes, layout: _Layout) -> tuple[int, list[bytes]]:
-    """Returns where the directory of the first image that is no thumbnail begins, and its entries."""
+def _entries(data: bytes, layout: _Layout, place: int) -> tuple[list[bytes], int]:
+    """Returns the entries of the directory at `place`, and where the link to the next one is."""
+    (count,) = struct.unpack_from(layout.count, data, place)
+    first = place + struct.calcsize(layout.count)
+    link = first + count * layout.entry_bytes
+    return [data[start : start + layout.entry_bytes] for start in range(first, link, layout.entry_bytes)], link
+
+
+def _chosen(data: bytes, layout: _Layout) -> int:
+    """Returns where the directory of the first image begins that is not a thumbnail, or else that of the first."""
     link = layout.first_link
-    found: list[tuple[int, list[bytes]]] = []
+    places: list[int] = []
     for _ in range(MAX_IMAGES):
         (place,) = struct.unpack_from(layout.link, data, link)
         if not place:
             break
-        (count,) = struct.unpack_from(layout.count, data, place)
-        first = place + struct.calcsize(layout.count)
-        link = first + count * layout.entry_bytes
-        entries = [data[start : start + layout.entry_bytes] for start in range(first, link, layout.entry_bytes)]
-        found.append((place, entries))
+        entries, link = _entries(data, layout, place)
+        places.append(place)
         tags = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in entries}
         value_at = layout.entry_bytes - layout.link_bytes
         kind = struct.unpack_from(layout.order + "I", tags[SUBFILE], value_at)[0] if SUBFILE in tags else 0
         if DNG in tags:
             raise RawFile
         if not kind & THUMBNAIL:
-            return found[-1]
+            return place
         if PARTS in tags:  # where cameras keep what the thumbnail shows
             raise RawFile
         if link + layout.link_bytes > len(data):
             break
-    return found[0]
+    return places[0]
 
 
 def misread(image: TiffImagePlugin.TiffImageFile) -> bool:
@@ -110,7 +125,7 @@ def misread(image: TiffImagePlugin.TiffImageFile) -> bool:
     return tags.prefix == b"MM" and compressed and (bits == 32 or number == SIGNED)
 
 
-def mend_palette(image: TiffImagePlugin.TiffImageFile) -> None:
+def restore_palette(image: TiffImagePlugin.TiffImageFile) -> None:
     """Gives an image the palette of writers that store levels of 255, not of 65535."""
     colours = image.tag_v2.get(COLOURS, ())
     if image.mode == "P" and colours and max(colours) < 256 and len(colours) % 3 == 0:

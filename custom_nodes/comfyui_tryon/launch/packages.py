@@ -61,8 +61,10 @@ def set_up(mode: str, comfyui: Path | None) -> Path:
     elif not _is_supported(python):
         fail(f"{VENV} has no Python from 3.10 to 3.13 that runs: delete it and start again, which makes another")
     complete = has_packages(python)
+    if mode == "check" and not complete:
+        fail(f"{VENV} lacks packages: {COMMAND} --demo installs them")
     if mode == "check":
-        return python if complete else fail(f"{VENV} lacks packages: {COMMAND} --demo installs them")
+        return python
     if not complete:
         say("Installing PyTorch and the packages; the first time takes some minutes")
         for stamp in VENV.glob(".installed-*"):  # they may be of packages that are gone

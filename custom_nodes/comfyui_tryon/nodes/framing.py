@@ -160,7 +160,7 @@ class TryOnRepaint:
         self, person: torch.Tensor, result: torch.Tensor, mask: torch.Tensor, feather: int = 12
     ) -> tuple[torch.Tensor]:
         size = (result.shape[2], result.shape[1])
-        # each on its own, as TryOn by CatVTON crops them
+        # cropped separately, as TryOnCatVTON does
         seen, white = (
             cut(pixels, centred((pixels.shape[1], pixels.shape[0]), size), size)
             for pixels in (to_pixels(person, "person"), to_pixels(mask, "mask", "L"))

@@ -27,7 +27,7 @@ from .files import (
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 ATTENTION_VERSIONS = tuple(ATTENTION_FOLDERS)
 PARSERS = ("schp_densepose", "segformer", "geometric")
-CHOICES = {"mixed_precision": PRECISIONS, "attention_version": ATTENTION_VERSIONS, "parser": PARSERS}  # by input
+CHOICES = {"attention_version": ATTENTION_VERSIONS, "parser": PARSERS}  # by input, of those that choose files
 
 # A node's path input, and the files needed from the folder that it names.
 Needs = Sequence[tuple[str, Needed]]

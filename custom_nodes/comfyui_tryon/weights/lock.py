@@ -47,12 +47,14 @@ def _check(repositories: Any) -> None:
 
 
 def write_lock(folder: Path, repositories: dict[str, dict[str, Any]]) -> None:
+    """Replaces the lock file of `folder` in one step."""
     path = folder / LOCK
     path.with_suffix(".part").write_text(json.dumps({"repositories": repositories}, indent=2, sort_keys=True) + "\n")
     os.replace(path.with_suffix(".part"), path)
 
 
 def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 22):

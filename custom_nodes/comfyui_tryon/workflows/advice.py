@@ -51,8 +51,8 @@ def bypassed(unused: Sequence[str], nodes: Sequence[str]) -> str:
     """Returns what to do where bypassed `nodes` leave images of a request without a part in the output."""
     some = ", ".join(nodes[:MAX_CHOICES]) + (", …" if len(nodes) > MAX_CHOICES else "")
     return (
-        f"its output is made without {' and '.join(unused)}, and bypassed are: {some}. Turn on the one that makes the "
-        "image, and save the workflow again"
+        f"its outputs do not use {' and '.join(unused)}, and these nodes are bypassed: {some}. Enable the one that "
+        "makes the image, and save the workflow again"
     )
 
 

@@ -201,9 +201,10 @@ def _options(cls: Any, name: str) -> Mapping[str, Any]:
 def _choices(cls: Any, name: str) -> Sequence[Any] | None:
     """Returns what a node may have for an input that offers a choice; None if it is another, or checked by the node."""
     spec = _declared(cls).get(name) or (None,)
-    check = getattr(cls, "VALIDATE_INPUTS", None)
-    if check is not None:  # hosts leave the inputs to it that it names
-        arguments = inspect.getfullargspec(check)
+    for check in (getattr(cls, method, None) for method in ("VALIDATE_INPUTS", "validate_inputs")):
+        if check is None or check.__module__.startswith("comfy_api."):  # which a node has not overridden
+            continue
+        arguments = inspect.getfullargspec(check)  # hosts leave the inputs to it that it names
         if name in arguments.args or arguments.varkw is not None:
             return None
     if isinstance(spec[0], (list, tuple)):

@@ -17,7 +17,7 @@ class Draft:
         faults: by node id, why a node cannot be executed as it is.
         node_classes: the classes that it was converted with.
         app: the page's `extra.linearData`, in which app mode names inputs and outputs; None if there is none.
-        bypassed: how messages name the nodes of the page that are bypassed.
+        bypassed: how messages name the nodes with several links in that the page bypasses.
     """
 
     prompt: dict[str, dict]

@@ -20,8 +20,8 @@ class Converter:
         document = expand_groups(document, self._widgets)
         self._subgraphs = Subgraphs(parse_definitions(document), self._widgets)
         self._links = Links(self._subgraphs, self._widgets)
-        # without the document's own inputs and outputs, which only subgraphs have
         self.bypassed: list[str] = []
+        # without the document's own inputs and outputs, which only subgraphs have
         self._root = Scope(parse_graph({key: document.get(key) for key in ("nodes", "links", "extra")}, "the workflow"))
 
     def prompt(self) -> tuple[dict[str, dict], dict[str, WorkflowInvalid]]:
@@ -30,7 +30,8 @@ class Converter:
         faults: dict[str, WorkflowInvalid] = {}
         for scope in self._scopes():
             for node in scope.graph.nodes.values():
-                if node.mode == BYPASS:
+                # one that is linked to a single node takes no image away from the others
+                if node.mode == BYPASS and sum(slot.link is not None for slot in node.inputs) > 1:
                     self.bypassed.append(describe(scope.prefix + node.id, node.type, node.title))
                 if node.active and not self._subgraphs.is_virtual(node):
                     node_id = scope.prefix + node.id
