@@ -239,6 +239,8 @@ async def test_a_large_body_may_have_the_escapes_of_php_and_few_others(api, grey
     written = json.dumps(grey | {"person_image": noise, "seed": 7}).replace("/", "\\/")
     assert len(written) > 2_000_000 and written.count("\\") > 30_000
     assert (await send_bytes(client, written.encode()))[0] == 200
+    lines = json.dumps(grey | {"person_image": "\r\n".join(re.findall(".{1,76}", noise)), "seed": 7})
+    assert lines.count("\\") > 50_000 and (await send_bytes(client, lines.encode()))[0] == 200
     for letter in ("\\u0041", "\u00e4"):
         status, error = await send_bytes(client, f'{{"person_image": "{letter * 700_000}"}}'.encode())
         assert status == 400 and "escapes" in error["message"]

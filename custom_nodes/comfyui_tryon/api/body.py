@@ -20,7 +20,7 @@ MAX_INSTANCES = 4
 JSON_MARKS_LIMIT = 1000
 # The parser holds all other threads up, the event loop's too: 10 ms for 30 MB of base64, ten times that for escapes.
 LOOKED_AT_BYTES = 1_000_000  # in one piece
-MAX_ESCAPES = 100_000
+BYTES_PER_ESCAPE = 20  # at least; base64 in lines of 76 letters has two escapes for each
 ONE_BYTE = bytes(range(128))
 
 
@@ -115,9 +115,7 @@ def _without_escapes(data: bytearray) -> bytearray:
     pieces, escapes, start = [], 0, 0
     while start < len(data):
         end = start + LOOKED_AT_BYTES
-        while (
-            data[end - 1 : end] == b"\\" and end - start <= LOOKED_AT_BYTES + MAX_ESCAPES
-        ):  # what follows belongs to it
+        while data[end - 1 : end] == b"\\" and end - start < 2 * LOOKED_AT_BYTES:  # what follows belongs to it
             end += 1
         piece = data[start:end]
         if piece.isspace():
@@ -125,7 +123,7 @@ def _without_escapes(data: bytearray) -> bytearray:
         if b"\\\\" not in piece:
             piece = piece.replace(b"\\/", b"/")
         escapes += piece.count(b"\\") + (0 if piece.isascii() else len(piece.translate(None, ONE_BYTE)))
-        if escapes > MAX_ESCAPES:
+        if escapes > len(data) // BYTES_PER_ESCAPE:
             raise ApiError("invalid_request", "The body has far more escapes, or letters beyond ASCII, than a request.")
         pieces.append(piece)
         start = end
