@@ -132,7 +132,7 @@ class Lifecycle:
                 person_image=person,
                 garment_image=[garment],
                 mask_image=mask_image,
-                cloth_type=[*workflow.choices.get("cloth_type", ["upper"])][:1],
+                cloth_type=[workflow.choices.get("cloth_type", ["upper"])[0]],
                 num_inference_steps=1 if "num_inference_steps" in workflow.parameters else None,
             )
             try:

@@ -221,7 +221,7 @@ class TryonRequest(BaseModel):
     output_format: Annotated[
         ImageFormat,
         BeforeValidator(format_name),
-        WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp", "jpg"]}),
+        WithJsonSchema({"type": "string", "enum": [*get_args(ImageFormat), "jpg"]}),
     ] = Field(default="png", description='"jpg" and media types such as "image/webp" are understood too.')
     output_quality: Annotated[int, Field(ge=1, le=100), Number] = Field(default=95, description="For jpeg and webp.")
     workflow: Annotated[str | None, Field(pattern=f"^{WORKFLOW_NAME}$")] = Field(

@@ -23,11 +23,8 @@ from comfyui_tryon.errors import ApiError
 from comfyui_tryon.imagefiles import strips, structure
 from PIL import Image, ImageFile, ImageOps
 from support.images import to_base64, to_bytes
+from support.invalid import chunk
 from support.servers import ROOT
-
-
-def chunk(kind: bytes, data: bytes = b"") -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def grey_png(side: int) -> bytes:

@@ -14,6 +14,7 @@ from comfyui_tryon import images
 from comfyui_tryon.errors import ApiError
 from PIL import Image, features
 from support.images import decode, gradient, refusal, to_bytes
+from support.invalid import chunk
 
 HAS_AVIF = features.check("avif")
 
@@ -79,7 +80,7 @@ def test_a_png_whose_pixels_end_early_is_refused(bits, colour, channels, interla
     def png(rows: list[bytes]) -> bytes:
         header = struct.pack(">2I5B", 32, 32, bits, colour, 0, 0, interlaced)
         parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
-        chunks = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts]
+        chunks = [chunk(*part) for part in parts]
         return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
     for tail in (b"", b"\n", b"\r\n", bytes(7), bytes(30)):
@@ -211,7 +212,7 @@ def test_heic_is_not_registered_with_pillow_for_others_in_the_process():
 
 def with_chunks(image: Image.Image, *chunks: tuple[bytes, bytes]) -> bytes:
     data = to_bytes(image)
-    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    parts = [chunk(*part) for part in chunks]
     return data[:33] + b"".join(parts) + data[33:]
 
 
@@ -264,7 +265,7 @@ def test_heic_and_avif_tell_their_colour_in_a_box():
 def png(bits: int, colour: int, rows: bytes, clear: bytes) -> bytes:
     header = struct.pack(">2I5B", 32, 32, bits, colour, 0, 0, 0)
     parts = [(b"IHDR", header), (b"tRNS", clear), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    chunks = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts]
+    chunks = [chunk(*part) for part in parts]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

@@ -74,11 +74,11 @@ class Answering:
                 response = error_response(error, request[REQUEST_ID])
                 error.let_go()
             except asyncio.CancelledError:
-                outcome = "canceled"
-                if task not in self._aborted:
+                reason = self._aborted.get(task)
+                outcome = reason.code if reason else "canceled"
+                if reason is None:
                     raise
-                outcome = self._aborted[task].code
-                response = error_response(self._aborted[task], request[REQUEST_ID])
+                response = error_response(reason, request[REQUEST_ID])
             except web.HTTPException:
                 raise
             except Exception:

@@ -58,10 +58,10 @@ async def read_form(request: web.Request, max_bytes: int, on_bytes: Callable[[in
                     )
             if name != CHARSET_FIELD and (data or part.filename):
                 value = _image(part, data) if name in IMAGE_FIELDS else _text(part, name, data)
-                if name in fields and name not in SEVERAL_FIELDS:
-                    raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
                 if name in SEVERAL_FIELDS:
                     fields.setdefault(name, []).append(value)
+                elif name in fields:
+                    raise ApiError("invalid_request", f"The form has {name[:64]!r} twice.")
                 else:
                     fields[name] = value
     except ApiError:

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from .. import images
 from ..errors import ApiError
-from ..imagefiles.colour import GreyScale, is_clear, is_wide
+from ..imagefiles.colour import GreyScale, in_rgba, is_clear, is_wide
 from ..imagefiles.loading import load
 from ..imagefiles.reducing import reduce, reduced
 from ..imagefiles.strips import Allocate, empty, strips, upright
@@ -94,7 +94,7 @@ def _plain(image: Image.Image) -> Image.Image:
         )
         return grey if grey.mode == "L" else grey.convert("RGBA")
     if is_clear(image):
-        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return in_rgba(image)
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -249,7 +249,8 @@ def _check_greys(
             raise Unclear("has nothing that is black")
         return
     image = image.reduce(max(1, max(image.size) // FLAT_SIDE))  # in which a soft edge is as steep, however large it was
-    flat = _flat_values(image, lambda strip: value(strip).point(_scale(top).tolist()))
+    scale = _scale(top).tolist()
+    flat = _flat_values(image, lambda strip: value(strip).point(scale))
     least = MAX_FLAT_GREY * image.width * image.height
     grey_area = flat[BLACK + 1 : WHITE_FROM].sum() > least
     several = not lossy and top < WHITE_FROM and (flat[BLACK + 1 :] > least).sum() > 1

@@ -34,7 +34,7 @@ class Conversion:
         if self._grey:
             strip = self._grey(strip)
         if self._alpha:
-            strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            strip = in_rgba(strip)
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, WHITE), strip).convert("RGB")
         elif strip.mode in ("P", "1"):
             strip = strip.convert("RGB")
@@ -104,6 +104,11 @@ class GreyScale:
 def is_wide(image: Image.Image) -> bool:
     """Whether pixels are numbers of more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def in_rgba(image: Image.Image) -> Image.Image:
+    """Converts to RGBA; from La, grey multiplied by its alpha, Pillow has no way of its own."""
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def is_clear(image: Image.Image) -> bool:

@@ -44,15 +44,16 @@ def load(found: Opened, data: bytes, size: tuple[int, int] | None = None) -> Box
         found.image.load()
         _check_loaded(found, data)
         return None
-    try:
-        if not jpeg.lacks_end_mark(data):
+    if not jpeg.lacks_end_mark(data):
+        try:
             box = _load_jpeg(found.image, size)
+        except OSError as error:
+            if is_memory_error(error):
+                raise
+        else:
             if _ends_flat(found.image) and jpeg.lacks_pixels(jpeg.without_exif(data)[0], _rough_digest):
                 raise OSError("truncated")
             return box
-    except OSError as error:
-        if is_memory_error(error):
-            raise
     found.image.close()
     whole = jpeg.with_end_mark(jpeg.without_exif(data)[0], _digest)
     if whole is None:

@@ -2,7 +2,7 @@
 
 import re
 
-from . import boxes
+from . import boxes, tiff
 
 AS_JPEG = "Save it as JPEG or PNG, and send that."
 JPEG_XL = "JPEG XL in a form that cannot be read (such as an animation, CMYK or linear light), or damaged"
@@ -20,10 +20,7 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"\xff\x0a", JPEG_XL, AS_JPEG),
     (b"\0\0\0\x0cJXL ", JPEG_XL, AS_JPEG),
     (b"II\xbc", "JPEG XR", AS_JPEG),
-    (b"II*\0", TIFF, AS_JPEG),
-    (b"MM\0*", TIFF, AS_JPEG),
-    (b"II+\0", TIFF, AS_JPEG),
-    (b"MM\0+", TIFF, AS_JPEG),
+    *((beginning, TIFF, AS_JPEG) for beginning in tiff.BEGINNINGS),
     (b"\0\0\1\0", "a Windows icon (ICO)", AS_JPEG),
     (b"\0\0\2\0", "a Windows cursor (CUR)", AS_JPEG),
     (b"icns", "an Apple icon (ICNS)", AS_JPEG),

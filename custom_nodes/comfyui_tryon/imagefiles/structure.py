@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from .tiff import COMPRESSION, MAX_IMAGES
+from .tiff import COMPRESSION, MAX_IMAGES, Layout
 
 MAX_SCANS = 50  # progressive JPEGs have about ten; 50 of 50 megapixels take 4 s
 MAX_SEGMENTS = 2_000  # a profile and metadata of 64 kB each
@@ -116,34 +116,37 @@ def _check_gif(data: bytes) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    order = "<" if data[0] == 0x49 else ">"
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    count, entry, link = (order + "Q", order + "HHQ", order + "Q") if big else (order + "H", order + "HHI", order + "I")
-    step, link_at = (20, 8) if big else (12, 4)
+    layout = Layout.of(data)
+    link_at = layout.first_link
     for _ in range(MAX_IMAGES):  # as many as are looked at for one that is not a thumbnail
-        (directory,) = struct.unpack_from(link, data, link_at)
+        (directory,) = struct.unpack_from(layout.link, data, link_at)
         if not directory:
             return
-        (tags,) = struct.unpack_from(count, data, directory)
+        (tags,) = struct.unpack_from(layout.count, data, directory)
         if tags > MAX_TAGS:
             raise TooComplex(f"more than {MAX_TAGS} tags")
-        first = directory + struct.calcsize(count)
+        first = directory + struct.calcsize(layout.count)
+        link_at = first + tags * layout.entry_bytes
         size = pixels = 0
         is_compressed = False
-        for index in range(tags):
-            place = first + index * step
-            tag, kind, number = struct.unpack_from(entry, data, place)
+        for place in range(first, link_at, layout.entry_bytes):
+            tag, kind, number = struct.unpack_from(f"{layout.order}HH{layout.link[-1]}", data, place)
             size += number * TYPE_BYTES.get(kind, 1)
-            value_at = place + step - struct.calcsize(link)
             if tag == COMPRESSION:
-                is_compressed = struct.unpack_from(order + "H", data, value_at)[0] != 1
+                is_compressed = struct.unpack_from(layout.order + "H", data, place + layout.value_at)[0] != 1
             # Of pixels that are not compressed decoders know the number without them.
-            if tag in BYTE_COUNTS and is_compressed and kind in COUNT_TYPES and size <= len(data):
-                if number * TYPE_BYTES[kind] > struct.calcsize(link):
-                    (value_at,) = struct.unpack_from(link, data, value_at)
-                pixels += int(np.frombuffer(data, order + COUNT_TYPES[kind], number, value_at).sum(dtype=np.uint64))
+            if tag in BYTE_COUNTS and is_compressed and size <= len(data):
+                pixels += _sum_of(data, layout, place + layout.value_at, kind, number)
         if pixels > len(data) + MAX_TAGS:
             raise TooComplex("more bytes in its strips or tiles than in the file")
         if size > len(data) + MAX_TAGS * 8:
             raise TooComplex("tags that share their values")
-        link_at = first + tags * step
+
+
+def _sum_of(data: bytes, layout: Layout, value_at: int, kind: int, number: int) -> int:
+    """Returns the sum of a tag's numbers, which are at `value_at` or where that says; 0 of other types."""
+    if kind not in COUNT_TYPES:
+        return 0
+    if number * TYPE_BYTES[kind] > layout.link_bytes:
+        (value_at,) = struct.unpack_from(layout.link, data, value_at)
+    return int(np.frombuffer(data, layout.order + COUNT_TYPES[kind], number, value_at).sum(dtype=np.uint64))

@@ -25,8 +25,14 @@ class RawFile(ValueError):
 
 
 @dataclass
-class _Layout:
-    """How directories of a TIFF are written."""
+class Layout:
+    """How directories of a TIFF are written.
+
+    Attributes:
+        order: "<" or ">", with which the other formats of `struct` begin.
+        count, link: of the number of a directory's entries, and of the place of the next one.
+        entry_bytes: of one entry: its tag, type, number of values, and a value or the place of several.
+    """
 
     order: str
     count: str
@@ -34,7 +40,7 @@ class _Layout:
     entry_bytes: int
 
     @classmethod
-    def of(cls, data: bytes) -> "_Layout":
+    def of(cls, data: bytes) -> "Layout":
         order = "<" if data.startswith(b"I") else ">"
         big = struct.unpack_from(order + "H", data, 2)[0] == 43
         return cls(order, order + "Q", order + "Q", 20) if big else cls(order, order + "H", order + "I", 12)
@@ -47,6 +53,10 @@ class _Layout:
     def first_link(self) -> int:
         return 8 if self.link_bytes == 8 else 4
 
+    @property
+    def value_at(self) -> int:
+        return self.entry_bytes - self.link_bytes
+
 
 def behind_thumbnails(data: bytes) -> bytes:
     """Returns `data` with its first image that is not a thumbnail in front; damaged files unchanged.
@@ -55,9 +65,11 @@ def behind_thumbnails(data: bytes) -> bytes:
         RawFile: it is a DNG, or its thumbnail stands for images in directories of its own.
     """
     try:
-        layout = _Layout.of(data)
-        place = _chosen(data, layout)
+        layout = Layout.of(data)
+        place, is_first = _chosen(data, layout)
     except (struct.error, IndexError):
+        return data
+    if is_first:
         return data
     after = layout.first_link + layout.link_bytes
     return data[: layout.first_link] + struct.pack(layout.link, place) + data[after:]
@@ -66,11 +78,11 @@ def behind_thumbnails(data: bytes) -> bytes:
 def first_image(data: bytes) -> bytes:
     """Returns `data` reduced to its first image with those tags alone; damaged files unchanged."""
     try:
-        layout = _Layout.of(data)
+        layout = Layout.of(data)
         (place,) = struct.unpack_from(layout.link, data, layout.first_link)
         entries, _ = _entries(data, layout, place)
         kept = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in reversed(entries)}
-        compression = struct.unpack_from(layout.order + "H", kept[COMPRESSION], layout.entry_bytes - layout.link_bytes)
+        compression = struct.unpack_from(layout.order + "H", kept[COMPRESSION], layout.value_at)
         wanted = KEPT | OLD_JPEG if compression[0] == 6 else KEPT
         kept = {tag: kept[tag] for tag in sorted(kept) if tag in wanted}
     except (KeyError, struct.error):
@@ -80,7 +92,7 @@ def first_image(data: bytes) -> bytes:
     return data[:place] + directory[: len(data) - place] + data[place + len(directory) :]
 
 
-def _entries(data: bytes, layout: _Layout, place: int) -> tuple[list[bytes], int]:
+def _entries(data: bytes, layout: Layout, place: int) -> tuple[list[bytes], int]:
     """Returns the entries of the directory at `place`, and where the link to the next one is."""
     (count,) = struct.unpack_from(layout.count, data, place)
     first = place + struct.calcsize(layout.count)
@@ -88,8 +100,11 @@ def _entries(data: bytes, layout: _Layout, place: int) -> tuple[list[bytes], int
     return [data[start : start + layout.entry_bytes] for start in range(first, link, layout.entry_bytes)], link
 
 
-def _chosen(data: bytes, layout: _Layout) -> int:
-    """Returns where the directory of the first image begins that is not a thumbnail, or else that of the first."""
+def _chosen(data: bytes, layout: Layout) -> tuple[int, bool]:
+    """Returns where the directory of the first image that is not a thumbnail begins, and whether it is the first one.
+
+    It is, where all are thumbnails.
+    """
     link = layout.first_link
     places: list[int] = []
     for _ in range(MAX_IMAGES):
@@ -99,17 +114,16 @@ def _chosen(data: bytes, layout: _Layout) -> int:
         entries, link = _entries(data, layout, place)
         places.append(place)
         tags = {struct.unpack_from(layout.order + "H", entry)[0]: entry for entry in entries}
-        value_at = layout.entry_bytes - layout.link_bytes
-        kind = struct.unpack_from(layout.order + "I", tags[SUBFILE], value_at)[0] if SUBFILE in tags else 0
+        kind = struct.unpack_from(layout.order + "I", tags[SUBFILE], layout.value_at)[0] if SUBFILE in tags else 0
         if DNG in tags:
             raise RawFile
         if not kind & THUMBNAIL:
-            return place
+            return place, place == places[0]
         if PARTS in tags:  # where cameras keep what the thumbnail shows
             raise RawFile
         if link + layout.link_bytes > len(data):
             break
-    return places[0]
+    return places[0], True
 
 
 def misread(image: TiffImagePlugin.TiffImageFile) -> bool:
