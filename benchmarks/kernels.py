@@ -124,6 +124,15 @@ def unet_step(unet: torch.nn.Module, width: int, height: int) -> dict[str, Calla
         unet.to(memory_format=torch.channels_last)
         return plain(model_input.to(memory_format=torch.channels_last))
 
+    def tried(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """`work` with the convolutions that cuDNN finds to be the fastest by trying them."""
+
+        def run() -> torch.Tensor:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
+                return work()
+
+        return run
+
     graphs: list[tuple[Any, torch.Tensor]] = []
 
     def graph() -> torch.Tensor:
@@ -139,8 +148,25 @@ def unet_step(unet: torch.nn.Module, width: int, height: int) -> dict[str, Calla
     if CUDA:
         # the deeper levels have wider heads, for which some attention has no kernel
         choices |= {f"{name} first": using(plain, [name, *BACKENDS]) for name in BACKENDS}
-        choices["CUDA graph"] = graph
-    return choices | {"channels_last": channels_last}
+        choices |= {"CUDA graph": graph, "cuDNN tries": tried(plain)}
+    choices["channels_last"] = channels_last
+    if CUDA:
+        choices["channels_last, cuDNN first"] = using(channels_last, ["cuDNN", *BACKENDS])
+        choices["channels_last, cuDNN tries"] = tried(channels_last)
+    return choices
+
+
+def compiled_step(unet: torch.nn.Module, width: int, height: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """The same as it is now, and compiled; which takes longest."""
+    if not CUDA:
+        return {}
+    model_input = torch.randn(2, 9, height // 4, width // 8, device=DEVICE, dtype=DTYPE)
+    timestep = torch.tensor(500, device=DEVICE)
+
+    def step(model: Any) -> Callable[[], torch.Tensor]:
+        return lambda: model(model_input, timestep, encoder_hidden_states=None, return_dict=False)[0]
+
+    return {"channels_last": step(unet), "channels_last, compiled": step(torch.compile(unet))}
 
 
 def vae_decode(vae: Any, width: int, height: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -187,6 +213,8 @@ def main() -> None:
             rows += table("UNet, guided step", size, unet_step(pipeline.unet, width, height))
             write(rows)
             rows += table("VAE decode", size, vae_decode(pipeline.vae, width, height))
+            write(rows)
+            rows += table("UNet, compiled", size, compiled_step(pipeline.unet, width, height))
             write(rows)
 
 
