@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from .blocks import replace_blocks
 from .pipeline import CatVTONPipeline
 
 ATTENTION_FOLDERS = {"mix": "mix-48k-1024", "vitonhd": "vitonhd-16k-512", "dresscode": "dresscode-16k-512"}
@@ -78,6 +79,7 @@ def load_pipeline(
     weights = {key: tensor for key, tensor in _read(weights_path).items() if ".attn2." not in key}
     weights.update(read_attention(attention, attention_modules(unet)))
     fuse_projections(unet)
+    replace_blocks(unet)
     for name in attention_modules(unet):
         parts = [weights.pop(f"{name}.to_{part}.weight").to(dtype) for part in "qkv"]
         weights[f"{name}.to_qkv.weight"] = torch.cat(parts)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..seeds import generator
+from .blocks import take_layout
 from .interruption import before_blocks, within_attention
 from .processing import blur_mask, image_to_tensor, mask_to_tensor, resize_and_crop, resize_and_pad
 
@@ -107,9 +108,9 @@ class CatVTONPipeline(torch.nn.Module):
         check_inputs(num_inference_steps, seeds, width, height)
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
-        weight = next(self.unet.parameters())
+        device = (weight := next(self.unet.parameters())).device
         tokens = (width // DOWNSCALE) * (height // DOWNSCALE)
-        together = images_together(width, height, weight.element_size(), weight.device)
+        together = images_together(width, height, weight.element_size(), device)
         with torch.inference_mode():
             with before_blocks(self.vae, tokens, functools.partial(callback, 0, None)):
                 conditions = self.encode(
@@ -191,6 +192,7 @@ class CatVTONPipeline(torch.nn.Module):
         garment_rows = mean.shape[-2] // 2
         # the UNet's input: noisy latents 4, mask 1, image latents 4; without the garment, then with it
         inputs = torch.empty(2 * count, 9, *mean.shape[-2:], dtype=mask.dtype, device=device)
+        inputs = inputs.to(memory_format=take_layout(self.unet, device))
         inputs[:, 4:5] = mask
         inputs[:, 5:].unflatten(0, (2, count))[:] = mean + std * posterior
         inputs[:count, 5:, garment_rows:] = 0
@@ -203,7 +205,8 @@ class CatVTONPipeline(torch.nn.Module):
             inputs.unflatten(0, (2, count))[:, :, :4] = latents
             model_input = inputs if guided[step] else inputs[count:]
             with within_attention(device, mean.shape[-2:].numel(), functools.partial(callback, step, None)):
-                noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0].float()
+                noise = self.unet(model_input, on_device, encoder_hidden_states=None, return_dict=False)[0]
+            noise = noise.to(torch.float32, memory_format=torch.contiguous_format)
             if guided[step]:
                 unconditional_noise, conditional_noise = noise.chunk(2)
                 noise = unconditional_noise + guidance_scale * (conditional_noise - unconditional_noise)
