@@ -121,6 +121,7 @@ class CatVTONPipeline(torch.nn.Module):
             images = []
             for first in range(0, len(seeds), together):
                 batch = seeds[first : first + together]
+                free_cache(device)
                 latents = self.denoise(
                     *conditions,
                     num_inference_steps,
@@ -132,6 +133,7 @@ class CatVTONPipeline(torch.nn.Module):
                     guidance_end,
                 )
                 done = (first + len(batch)) * num_inference_steps
+                free_cache(device)
                 # one by one: the VAE's activations are the largest of all
                 with before_blocks(self.vae, tokens, functools.partial(callback, done, None)):
                     images += [self.decode(single) for single in latents.split(1)]
@@ -284,6 +286,12 @@ def working_memory(width: int, height: int, element_size: int, device: torch.dev
 def _counting(callback: Callback, done: int, count: int) -> Callback:
     """Returns a callback for a batch of `count` images that adds its steps to those `done` before."""
     return lambda step, latents: callback(done + step * count, latents)
+
+
+def free_cache(device: torch.device) -> None:
+    """Gives back what torch caches: the phase before used other sizes. Costs a GPU some ms, as it waits for it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _noise(generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
