@@ -182,7 +182,10 @@ class SingleBlock(nn.Module):
         seen = ready if last is None else ready[:, -last:].contiguous()
         attended = self._attended(ready, seen, rotary)
         mlp = F.gelu(self._part(seen, 3, None), approximate="tanh")
-        made = self.linear2(torch.cat([attended, mlp], dim=-1))
+        # `linear2` of both without copying them beside each other; the sum of the smaller values is rounded in between
+        hidden = self.sizes.hidden
+        made = F.linear(attended, self.linear2.weight[:, :hidden], self.linear2.bias)
+        made.flatten(0, 1).addmm_(mlp.flatten(0, 1), self.linear2.weight[:, hidden:].T)
         return torch.addcmul(tokens[:, -seen.shape[1] :], parts[2], made)
 
     def _attended(self, ready: torch.Tensor, seen: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
