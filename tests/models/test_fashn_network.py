@@ -121,7 +121,7 @@ def test_every_stage_is_the_published_one():
         person = torch.cat([golden["in_x"].expand(2, -1, -1, -1), *doubled[:2]], 1)
         velocity = network(person, tokens, modulations[0], network.rotary(*CANVAS))
     expected = golden["pe"][0, 0, :, :, 0, 0], golden["pe"][0, 0, :, :, 1, 0]
-    assert torch.equal(network.rotary(*CANVAS), torch.stack(expected))
+    assert torch.equal(network.rotary(*CANVAS), torch.stack(expected, dim=-1))
     close = lambda ours, theirs: torch.allclose(ours, theirs, rtol=1e-4, atol=CLOSE)  # noqa: E731
     assert close(network.t_embedder.features(times), golden["time_features"][:1])
     flat = lambda name: golden[name].flatten(2).transpose(1, 2)  # noqa: E731

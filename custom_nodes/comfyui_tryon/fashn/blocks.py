@@ -54,22 +54,40 @@ def modulated(tokens: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) ->
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON), scale)
 
 
-def _turned(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Turns neighbouring pairs of channels, (B, heads, tokens, head), by their positions, in float32."""
-    even, odd = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = rotary.unbind()
-    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2).to(tokens.dtype)
+def _turned(
+    tokens: torch.Tensor, scales: torch.Tensor, rotary: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Normalises heads by their RMS, and turns neighbouring pairs of channels by their positions, in float32.
+
+    What a head is divided by commutes with turning it, so the pass that rounds divides too.
+
+    Args:
+        tokens: queries, keys or both, (B, tokens, parts, heads, head), in any layout.
+        scales: of the norms, float32 (parts, 1, head).
+        rotary: (tokens, head / 2, 2).
+        out: where to write the result.
+
+    Returns:
+        The shape and dtype of `tokens`.
+    """
+    out = torch.empty_like(tokens) if out is None else out
+    length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
+    inverse = torch.rsqrt(length.square() / tokens.shape[-1] + EPSILON)
+    pairs, turns = (tokens * scales).unflatten(-1, (-1, 2)), rotary[:, None, None]
+    if torch.compiler.is_compiling():  # makes one kernel of all, but none of complex numbers
+        (even, odd), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
+        pairs = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+        return out.copy_(pairs.flatten(-2) * inverse)
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(turns))
+    return torch.mul(pairs.flatten(-2), inverse, out=out)
 
 
 class _Scale(nn.Module):
-    """RMS norm over a head."""
+    """The weight of an RMS norm over a head."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(sizes.head))
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(tokens, tokens.shape[-1:], eps=EPSILON) * self.scale
 
 
 class _QueryKeyNorm(nn.Module):
@@ -78,28 +96,28 @@ class _QueryKeyNorm(nn.Module):
         self.query_norm = _Scale(sizes)
         self.key_norm = _Scale(sizes)
 
+    def scales(self) -> torch.Tensor:
+        """Returns those of queries and of keys, float32 (2, 1, head)."""
+        return torch.stack([self.query_norm.scale, self.key_norm.scale]).float()[:, None]
 
-def _heads(tokens: torch.Tensor, head: int) -> torch.Tensor:
-    """Splits (B, tokens, hidden) into (B, heads, tokens, head)."""
-    return tokens.unflatten(-1, (-1, head)).transpose(1, 2)
+
+def _heads(projected: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """Splits (B, tokens, parts * hidden) into (B, tokens, parts, heads, head)."""
+    return projected.unflatten(-1, (-1, sizes.heads, sizes.head))
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    """Takes (B, tokens, heads, head), in any layout; returns (B, tokens, hidden)."""
+    attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return attended.transpose(1, 2).flatten(2)
 
 
 class _SelfAttention(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.head = sizes.head
         self.qkv = nn.Linear(sizes.hidden, 3 * sizes.hidden)
         self.norm = _QueryKeyNorm(sizes)
         self.proj = nn.Linear(sizes.hidden, sizes.hidden)
-
-    def project(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns query, key and value, not yet turned, (B, heads, tokens, head)."""
-        query, key, value = (_heads(part, self.head) for part in self.qkv(tokens).chunk(3, dim=-1))
-        return self.norm.query_norm(query), self.norm.key_norm(key), value
 
 
 class DoubleBlock(nn.Module):
@@ -107,6 +125,7 @@ class DoubleBlock(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
+        self.sizes = sizes
         for stream in ("img", "txt"):
             setattr(self, f"{stream}_mod", nn.ModuleDict({"lin": Projection(sizes, 6)}))
             setattr(self, f"{stream}_attn", _SelfAttention(sizes))
@@ -125,13 +144,21 @@ class DoubleBlock(nn.Module):
             (garment, garment_parts, self.txt_attn, self.txt_mlp),
             (person, person_parts, self.img_attn, self.img_mlp),
         ]
-        projected = [attention.project(modulated(tokens, *parts[:2])) for tokens, parts, attention, _ in streams]
-        query, key, value = (torch.cat(parts, dim=2) for parts in zip(*projected))
-        attended = _attention(_turned(query, rotary), _turned(key, rotary), value)
-        both = attended.split([garment.shape[1], person.shape[1]], dim=1)
+        lengths = [tokens.shape[1] for tokens, *_ in streams]
+        shape = len(person), sum(lengths), 2, self.sizes.heads, self.sizes.head
+        turned, values = person.new_empty(shape), []
+        for (tokens, parts, attention, _), out, turns in zip(
+            streams, turned.split(lengths, dim=1), rotary.split(lengths)
+        ):
+            projected = _heads(attention.qkv(modulated(tokens, *parts[:2])), self.sizes)
+            _turned(projected[:, :, :2], attention.norm.scales(), turns, out)
+            values.append(projected[:, :, 2])
+        query, key = turned.unbind(2)
+        attended = _attention(query, key, torch.cat(values, dim=1))
         results = []
-        for (tokens, parts, attention, mlp), seen in zip(streams, both):
-            tokens = torch.addcmul(tokens, parts[2], attention.proj(seen))
+        for (tokens, parts, attention, mlp), seen in zip(streams, attended.split(lengths, dim=1)):
+            # a product of what is not contiguous adds its bias in a pass of its own
+            tokens = torch.addcmul(tokens, parts[2], attention.proj(seen.contiguous()))
             results.append(torch.addcmul(tokens, parts[5], mlp(modulated(tokens, *parts[3:5]))))
         return results[1], results[0]
 
@@ -152,21 +179,27 @@ class SingleBlock(nn.Module):
     ) -> torch.Tensor:
         """Returns the tokens behind the block; only the `last` ones, if that is given."""
         ready = modulated(tokens, *parts[:2])
-        attended = self._attended(ready, rotary, last)
-        if last is not None:
-            tokens, ready = tokens[:, -last:], ready[:, -last:]
-        mlp = F.gelu(self._part(ready, 3, None), approximate="tanh")
-        return torch.addcmul(tokens, parts[2], self.linear2(torch.cat([attended, mlp], dim=-1)))
+        seen = ready if last is None else ready[:, -last:].contiguous()
+        attended = self._attended(ready, seen, rotary)
+        mlp = F.gelu(self._part(seen, 3, None), approximate="tanh")
+        # `linear2` of both without copying them beside each other; the sum of the smaller values is rounded in between
+        hidden = self.sizes.hidden
+        made = F.linear(attended, self.linear2.weight[:, :hidden], self.linear2.bias)
+        made.flatten(0, 1).addmm_(mlp.flatten(0, 1), self.linear2.weight[:, hidden:].T)
+        return torch.addcmul(tokens[:, -seen.shape[1] :], parts[2], made)
 
-    def _attended(self, ready: torch.Tensor, rotary: torch.Tensor, last: int | None) -> torch.Tensor:
-        if last is None:
-            query, key, value = self._part(ready, 0, 3).chunk(3, dim=-1)
+    def _attended(self, ready: torch.Tensor, seen: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """Attends from the tokens of `seen`, the last of `ready`, to all."""
+        scales = self.norm.scales()
+        if seen is ready:
+            projected = _heads(self._part(ready, 0, 3), self.sizes)
+            query, key = _turned(projected[:, :, :2], scales, rotary).unbind(2)
         else:
-            query = self._part(ready[:, -last:], 0, 1)
-            key, value = self._part(ready, 1, 3).chunk(2, dim=-1)
-        query, key, value = (_heads(part, self.sizes.head) for part in (query, key, value))
-        query = _turned(self.norm.query_norm(query), rotary[:, -query.shape[2] :])
-        return _attention(query, _turned(self.norm.key_norm(key), rotary), value)
+            projected = _heads(self._part(seen, 0, 1), self.sizes)
+            query = _turned(projected, scales[:1], rotary[-seen.shape[1] :])[:, :, 0]
+            projected = _heads(self._part(ready, 1, 3), self.sizes)
+            key = _turned(projected[:, :, :1], scales[1:], rotary)[:, :, 0]
+        return _attention(query, key, projected[:, :, -1])
 
     def _part(self, ready: torch.Tensor, first: int, end: int | None) -> torch.Tensor:
         """Returns some of `linear1`'s outputs: query, key and value have one `hidden` each, and the MLP the rest.

@@ -68,7 +68,7 @@ class FashnNetwork(nn.Module):
         return self.garment_embedder(garment)
 
     def rotary(self, height: int, width: int) -> torch.Tensor:
-        """Returns cosines and sines of a canvas' positions, float32 (2, tokens, head / 2) on the CPU, row after row."""
+        """Returns cosine and sine of a canvas' positions, float32 (tokens, head / 2, 2) on the CPU, row after row."""
         rows, columns = height // self.sizes.patch, width // self.sizes.patch
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         angles = []
@@ -76,7 +76,7 @@ class FashnNetwork(nn.Module):
             exponent = torch.arange(0, width_of_axis, 2, dtype=torch.float64) / width_of_axis
             angles.append(position.flatten()[:, None] * THETA**-exponent)
         whole = torch.cat(angles, dim=1)
-        return torch.stack([whole.cos(), whole.sin()]).float()
+        return torch.stack([whole.cos(), whole.sin()], dim=-1).float()
 
     def forward(
         self,
@@ -98,7 +98,7 @@ class FashnNetwork(nn.Module):
         Returns:
             (B, 3, H, W) in the network's dtype.
         """
-        both = torch.cat([rotary, rotary], dim=1)
+        both = torch.cat([rotary, rotary])
         tokens, garment = self.x_embedder(person), garment_tokens
         for number, block in enumerate(self.x_patch_mixer):
             check()
