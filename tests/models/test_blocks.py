@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_tryon.catvton import blocks
 from comfyui_tryon.catvton.checkpoint import fuse_projections, remove_cross_attention
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 CHANNELS = 32, 64, 64, 64
 
@@ -99,13 +99,24 @@ def test_the_gated_linear_layer_is_the_same_in_halves():
     assert torch.allclose(blocks.in_halves(layer, x), hidden * F.gelu(gate), atol=1e-6)
 
 
-@pytest.mark.parametrize("is_chosen, device, layout", [
-    (False, "cuda", torch.contiguous_format),
-    (True, "cpu", torch.contiguous_format),
-    (True, "cuda", torch.channels_last),
-])  # fmt: skip
-def test_the_layout_is_chosen_for_a_gpu_alone(is_chosen, device, layout, monkeypatch):
-    monkeypatch.setattr(blocks, "CHANNELS_LAST", is_chosen)
+def test_the_vae_is_the_same_with_its_layers_replaced(request):
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(**kinds, block_out_channels=[16, 32], norm_num_groups=4).eval().requires_grad_(False)
+    replaced = copy.deepcopy(vae)
+    blocks.replace_layers(replaced)
+    assert "PointwiseConv" in {type(module).__name__ for module in replaced.modules()}
+    image = torch.rand(1, 3, 32, 16)
+    expected = vae.decode(vae.encode(image).latent_dist.mean).sample
+    assert torch.equal(replaced.decode(replaced.encode(image).latent_dist.mean).sample, expected)
+    request.getfixturevalue("fast")
+    replaced.to(memory_format=torch.channels_last)
+    mean = replaced.encode(image.to(memory_format=torch.channels_last)).latent_dist.mean
+    assert decibels(replaced.decode(mean).sample, expected) > 90
+
+
+@pytest.mark.parametrize("device, layout", [("cpu", torch.contiguous_format), ("cuda", torch.channels_last)])
+def test_the_layout_is_chosen_for_a_gpu_alone(device, layout):
     conv = torch.nn.Conv2d(8, 8, 3)
     assert blocks.take_layout(conv, torch.device(device)) == layout
     assert conv.weight.is_contiguous(memory_format=layout)

@@ -1,4 +1,4 @@
-"""The UNet's blocks with fewer passes over memory: diffusers' own modules and parameters, called in another way.
+"""The models' blocks with fewer passes over memory: diffusers' own modules and parameters, called in another way.
 
 On a GPU a pass over an activation costs as much as a small convolution. In channels_last convolutions convert nothing,
 1 x 1 convolutions and the way into attention and back are views, and the blocks below leave out what a bias, a time
@@ -6,12 +6,13 @@ embedding or a division by 1 would add. Otherwise, and always on a CPU, they com
 bit.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-CHANNELS_LAST = False  # whether the UNet works in that layout on a GPU
+CHUNKS = 64  # of a sample's pixels, at most, each for other multiprocessors
 
 
 def is_fast(x: torch.Tensor) -> bool:
@@ -24,11 +25,11 @@ def is_fast(x: torch.Tensor) -> bool:
     )
 
 
-def take_layout(unet: torch.nn.Module, device: torch.device) -> torch.memory_format:
-    """Puts the UNet's convolutions on a GPU into its layout, where they are not yet; returns that of its input."""
-    if not CHANNELS_LAST or device.type != "cuda":
+def take_layout(model: torch.nn.Module, device: torch.device) -> torch.memory_format:
+    """Puts a model's convolutions on a GPU into channels_last, where they are not yet; returns its input's layout."""
+    if device.type != "cuda":
         return torch.contiguous_format
-    unet.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     return torch.channels_last
 
 
@@ -54,10 +55,12 @@ def group_norm(
     Returns:
         (N, C, H, W) in the dtype and layout of `x`. Statistics are float32.
     """
+    pixels = x.shape[2] * x.shape[3]
+    chunks = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(1, (math.gcd(pixels, CHUNKS), -1))
     # both read the half precision tensor and accumulate in float32, where `var_mean` would return half precision
-    mean = x.mean((2, 3), dtype=torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32)
-    variance = torch.addcmul(norm.square_().div_(x.shape[2] * x.shape[3]), mean, mean, value=-1).clamp_(min=0)
+    mean = chunks.mean(2, dtype=torch.float32).mean(1)
+    norm = torch.linalg.vector_norm(torch.linalg.vector_norm(chunks, dim=2, dtype=torch.float32), dim=1)
+    variance = torch.addcmul(norm.square_().div_(pixels), mean, mean, value=-1).clamp_(min=0)
     return normalise(x, mean, variance, groups, weight, bias, eps, offset)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from .blocks import replace_blocks
+from .blocks import replace_blocks, replace_layers
 from .pipeline import CatVTONPipeline
 
 ATTENTION_FOLDERS = {"mix": "mix-48k-1024", "vitonhd": "vitonhd-16k-512", "dresscode": "dresscode-16k-512"}
@@ -90,6 +90,7 @@ def load_pipeline(
     autoencoder = _empty_model(AutoencoderKL, vae, latent_channels=4)
     weights_path = _weights_file(vae, dtype)
     weights = {_rename_vae(key): tensor for key, tensor in _read(weights_path).items()}
+    replace_layers(autoencoder)
     _fill(autoencoder, weights, weights_path, dtype)
     return CatVTONPipeline(unet, autoencoder).eval().requires_grad_(False)
 

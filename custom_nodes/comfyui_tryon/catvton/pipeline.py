@@ -108,9 +108,9 @@ class CatVTONPipeline(torch.nn.Module):
         check_inputs(num_inference_steps, seeds, width, height)
         size = (width, height)
         mask = blur_mask(resize_and_crop(mask.convert("L"), size), mask_blur)
-        device = (weight := next(self.unet.parameters())).device
+        weight = next(self.unet.parameters())
         tokens = (width // DOWNSCALE) * (height // DOWNSCALE)
-        together = images_together(width, height, weight.element_size(), device)
+        together = images_together(width, height, weight.element_size(), weight.device)
         with torch.inference_mode():
             with before_blocks(self.vae, tokens, functools.partial(callback, 0, None)):
                 conditions = self.encode(
@@ -121,7 +121,6 @@ class CatVTONPipeline(torch.nn.Module):
             images = []
             for first in range(0, len(seeds), together):
                 batch = seeds[first : first + together]
-                free_cache(device)
                 latents = self.denoise(
                     *conditions,
                     num_inference_steps,
@@ -133,7 +132,6 @@ class CatVTONPipeline(torch.nn.Module):
                     guidance_end,
                 )
                 done = (first + len(batch)) * num_inference_steps
-                free_cache(device)
                 # one by one: the VAE's activations are the largest of all
                 with before_blocks(self.vae, tokens, functools.partial(callback, done, None)):
                     images += [self.decode(single) for single in latents.split(1)]
@@ -153,8 +151,9 @@ class CatVTONPipeline(torch.nn.Module):
             W/8) in the UNet's dtype.
         """
         weight = next(self.vae.parameters())
+        layout = take_layout(self.vae, weight.device)
         posteriors = [
-            self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
+            self.vae.encode(pixels.to(weight.device, weight.dtype, memory_format=layout)).latent_dist
             for pixels in (person * (mask < 0.5), garment)
         ]
         scale = self.vae.config.scaling_factor
@@ -225,7 +224,8 @@ class CatVTONPipeline(torch.nn.Module):
         Raises:
             FloatingPointError: the VAE returned values that are not numbers.
         """
-        latents = (latents / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
+        layout = take_layout(self.vae, latents.device)
+        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype, memory_format=layout)
         pixels = self.vae.decode(latents).sample.float()
         pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().permute(0, 2, 3, 1).cpu()
         if not torch.isfinite(pixels).all():
@@ -286,12 +286,6 @@ def working_memory(width: int, height: int, element_size: int, device: torch.dev
 def _counting(callback: Callback, done: int, count: int) -> Callback:
     """Returns a callback for a batch of `count` images that adds its steps to those `done` before."""
     return lambda step, latents: callback(done + step * count, latents)
-
-
-def free_cache(device: torch.device) -> None:
-    """Gives back what torch caches: the phase before used other sizes. Costs a GPU some ms, as it waits for it."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _noise(generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
