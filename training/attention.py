@@ -62,7 +62,7 @@ class Watched:
             found = cells.gather(1, asked)
             targets = rows * columns + found // width // step * columns + found % width // step
             asking = queries.gather(1, asked[..., None].expand(-1, -1, queries.shape[-1]))
-            likeness = asking @ self.keys[layer].transpose(1, 2) * queries.shape[-1] ** -0.5
+            likeness = (asking @ self.keys[layer].transpose(1, 2)).float() * queries.shape[-1] ** -0.5
             answers = torch.where(found >= 0, targets, ANYWHERE)
             some = dict(ignore_index=ANYWHERE, label_smoothing=SMOOTHING, reduction="sum")
             total = F.cross_entropy(likeness.flatten(0, 1), answers.flatten(), **some)

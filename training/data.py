@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
 import torch
+from camera import photographed
 from comfyui_tryon.masker.agnostic import ATR_LABELS
 from comfyui_tryon.masker.segformer import SegformerMasker
 from drawing import Pair, draw_pair
@@ -20,10 +23,11 @@ from PIL import Image
 
 T = TypeVar("T")
 WIDTH, HEIGHT = 384, 512
-SHARD_PAIRS, SHARDS = 64, 64
+SHARD_PAIRS = 64
 FIRST_SEED = 1_000_000  # seeds below are held out
 PERSON, GARMENT, WORN = range(3)
 MASK, LABELS = 9, 10  # planes after the three images'
+SAME_SHARD = 16  # rows of a batch, which is quicker to read
 MASK_GROW = (6, 15)  # pixels, around those in `workflows/demo.json`
 
 
@@ -46,14 +50,14 @@ def automatic_mask(pair: Pair, mask_grow: int) -> Image.Image:
     return Image.fromarray(masker.mask(np.asarray(pair.person), pair.cloth_type, mask_grow=mask_grow))
 
 
-def draw_shards(folder: Path, first: int, step: int) -> None:
-    """Write each `step`th shard from `first` on that is missing; `load_shard` and `load_sources` say what is in one.
+def draw_shards(folder: Path, numbers: range) -> None:
+    """Write each of these shards that is missing; `load_shard` and `load_sources` say what is in one.
 
-    Every other pair has an automatic mask.
+    Every other pair has an automatic mask, and every third is as a camera would show it.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(first, SHARDS, step):
+    for shard in numbers:
         path = folder / f"{shard:03}.npy"
         if path.exists():
             continue
@@ -65,8 +69,10 @@ def draw_shards(folder: Path, first: int, step: int) -> None:
             mask = pair.mask
             if row % 2:
                 mask = automatic_mask(pair, int(np.random.default_rng(seed).integers(*MASK_GROW)))
-            worn = Image.composite(pair.beyond, pair.person, mask)
-            rows[row] = np.dstack([np.asarray(p) for p in (pair.person, pair.garment, worn, mask, pair.labels)])
+            images = [pair.person, pair.garment, Image.composite(pair.beyond, pair.person, mask)]
+            if row % 3 == 0:
+                images = photographed(np.random.default_rng((seed, 1)), *images)
+            rows[row] = np.dstack([np.asarray(p) for p in (*images, mask, pair.labels)])
             sources.append(pair.sources)
         np.save(sources_path(folder, shard), np.stack(sources))
         partial = path.with_suffix(f".{os.getpid()}")
@@ -75,16 +81,19 @@ def draw_shards(folder: Path, first: int, step: int) -> None:
         partial.rename(path)
 
 
-def start_drawing(folder: Path, workers: int) -> None:
-    """Draws the missing shards in processes that end with this one."""
+def start_drawing(folder: Path, shards: int, workers: int) -> list[multiprocessing.process.BaseProcess]:
+    """Draws the missing shards, of `shards` in all, in processes that end with this one."""
     spawn = multiprocessing.get_context("spawn")
-    for worker in range(workers):
-        spawn.Process(target=draw_shards, args=(folder, worker, workers), daemon=True).start()
+    numbers = [range(worker, shards, workers) for worker in range(workers)]
+    processes = [spawn.Process(target=draw_shards, args=(folder, some), daemon=True) for some in numbers]
+    for process in processes:
+        process.start()
+    return [*processes]
 
 
-def shards_at(step: int) -> int:
-    """Returns how many shards a training's `step` chooses from, so that it can begin while they are drawn."""
-    return min(SHARDS, 2 + step // 40)
+def drawn(folder: Path) -> int:
+    """Returns how many shards from the first on are there, so that training can begin while they are drawn."""
+    return next(shard for shard in count() if not (folder / f"{shard:03}.npy").exists())
 
 
 def load_shard(folder: Path, shard: int) -> np.ndarray:
@@ -95,10 +104,15 @@ def load_shard(folder: Path, shard: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def some_rows(folder: Path, rng: np.random.Generator, shards: int, count: int) -> np.ndarray:
-    """Returns `count` rows of one of the first shards, as of `load_shard`."""
-    rows = load_shard(folder, int(rng.integers(shards)))
-    return rows[np.sort(rng.choice(SHARD_PAIRS, count, replace=False))]
+def some_rows(folder: Path, rng: np.random.Generator, number: int, crop: int | None = None) -> np.ndarray:
+    """Returns rows of the shards that are there, as of `load_shard`; those of one shard have the same square crop."""
+    parts, shards = [], max(1, drawn(folder))
+    for first in range(0, number, SAME_SHARD):
+        shard = load_shard(folder, int(rng.integers(shards)))
+        rows = np.sort(rng.choice(SHARD_PAIRS, min(SAME_SHARD, number - first), replace=False))
+        top, left = (rng.integers(side - crop + 1) if crop else 0 for side in (HEIGHT, WIDTH))
+        parts.append(shard[rows, top : top + (crop or HEIGHT), left : left + (crop or WIDTH)])
+    return np.concatenate(parts)
 
 
 def load_sources(folder: Path, shard: int) -> np.ndarray:
@@ -106,14 +120,14 @@ def load_sources(folder: Path, shard: int) -> np.ndarray:
     return np.load(sources_path(folder, shard))
 
 
-def ahead(make: Callable[[int], T], steps: range) -> Iterator[T]:
-    """Yields what `make` returns for each of the steps, and makes the next meanwhile."""
-    with ThreadPoolExecutor(1) as worker:
-        following = [worker.submit(make, step) for step in steps[:1]]
+def ahead(make: Callable[[int], T], steps: range, workers: int = 1) -> Iterator[T]:
+    """Yields what `make` returns for each of the steps, and makes the next ones meanwhile, one for each worker."""
+    with ThreadPoolExecutor(workers) as pool:
+        following = deque(pool.submit(make, step) for step in steps[:workers])
         for step in steps:
-            made = following.pop().result()
-            if step + 1 in steps:
-                following.append(worker.submit(make, step + 1))
+            made = following.popleft().result()
+            if step + workers in steps:
+                following.append(pool.submit(make, step + workers))
             yield made
 
 

@@ -2,74 +2,105 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import GARMENT, PERSON, SHARDS, WORN, load_shard, load_sources, pixels
+from data import GARMENT, PERSON, WORN, load_shard, load_sources, pixels
 from run import Machine, Network
+from vae import trained_vae
 
 PARTS = {"masked": PERSON, "garment": GARMENT, "worn": WORN}
+REDUCTIONS = 1, 2
 AT_ONCE = 16  # pairs
+
+Shard = dict[str, torch.Tensor]
 
 
 class Latents:
-    """The encoded pairs of the first shards, in 1/reduction of their size, on the machine's device.
+    """The encoded pairs in 1/reduction of their size, on the machine's device: those that are ready.
 
     `masked`, `garment` and `worn` are float16 (n, 4, h, w), posterior means, unscaled; `mask` is uint8 (n, 1, h, w) of
     0 and 1; `sources` is int16 (n, h, w), as in `drawing.Pair`. Every other pair is mirrored.
     """
 
-    def __init__(self, machine: Machine, vae: Network, reduction: int) -> None:
-        self.machine, self.vae, self.reduction = machine, vae, reduction
-        self.shards = 0
-        self.tensors: dict[str, torch.Tensor] = {}
+    def __init__(self, machine: Machine, scaling_factor: float, reduction: int) -> None:
+        self.machine, self.scaling_factor, self.reduction = machine, scaling_factor, reduction
+        self.shards: list[Shard] = []
+        self.tensors: Shard = {}
+        while not self.shards:
+            time.sleep(0.1)
+            self.extend()
 
-    def extend(self, shards: int) -> None:
-        """Takes in more shards, `shards` in all; waits until they are drawn."""
-        more = [self._load(shard) for shard in range(self.shards, shards)]
-        if more:
-            known = [self.tensors] if self.tensors else []
-            self.tensors = {name: torch.cat([part[name] for part in (*known, *more)]) for name in more[0]}
-            self.shards = shards
+    def extend(self) -> None:
+        """Takes in the shards that have become ready."""
+        known = len(self.shards)
+        while (path := shard_path(self.machine, len(self.shards))).exists():
+            self.shards.append(torch.load(path, map_location=self.machine.device)[self.reduction])
+        if more := self.shards[known:]:
+            parts = [self.tensors, *more] if self.tensors else more
+            self.tensors = {name: torch.cat([part[name] for part in parts]) for name in more[0]}
 
     def batch(self, count: int) -> dict[str, torch.Tensor]:
         """Returns `count` random pairs, the latents scaled and in float32, the sources as int64."""
         rows = torch.randint(len(self.tensors["mask"]), (count,), device=self.machine.device)
-        chosen = {name: tensor[rows] for name, tensor in self.tensors.items()}
-        scaled = {name: chosen[name].float() * self.vae.config.scaling_factor for name in PARTS}
-        return {**scaled, "mask": chosen["mask"].float(), "sources": chosen["sources"].long()}
+        return self.scaled({name: tensor[rows] for name, tensor in self.tensors.items()})
 
-    def _load(self, shard: int) -> dict[str, torch.Tensor]:
-        folder = self.machine.output / f"latents-{self.reduction}"
-        path = folder / f"{shard:03}.pt"
-        if self.machine.leads and not path.exists():
-            folder.mkdir(exist_ok=True)
-            partial = path.with_suffix(".part")
-            torch.save(self._encode(shard), partial)
-            partial.rename(path)
-            self.machine.say(f"{folder.name} {shard + 1}/{SHARDS}")
-        while not path.exists():
-            time.sleep(1)
-        return torch.load(path, map_location=self.machine.device)
+    def scaled(self, shard: Shard) -> dict[str, torch.Tensor]:
+        """Returns pairs as the UNet takes them: the latents scaled and in float32, the sources as int64."""
+        latents = {name: shard[name].float() * self.scaling_factor for name in PARTS}
+        return {**latents, "mask": shard["mask"].float(), "sources": shard["sources"].long()}
 
-    def _encode(self, shard: int) -> dict[str, torch.Tensor]:
-        rows = np.array(load_shard(self.machine.pairs, shard))
-        sources = reduced(torch.from_numpy(load_sources(self.machine.pairs, shard)), self.reduction)
-        rows[1::2], sources[1::2] = rows[1::2, :, ::-1], mirrored(sources[1::2])
+
+def start_encoding(machine: Machine) -> None:
+    """Encodes the shards in a process that ends with this one: each as soon as it is drawn and the VAE is ready."""
+    if machine.leads:
+        spawn = multiprocessing.get_context("spawn")
+        spawn.Process(target=encode_shards, args=(machine,), daemon=True).start()
+
+
+def encode_shards(machine: Machine) -> None:
+    torch.set_num_threads(1)
+    while (vae := trained_vae(machine)) is None:
+        time.sleep(1)
+    for shard in range(machine.shards):
+        path = shard_path(machine, shard)
+        if path.exists():
+            continue
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".part")
+        torch.save(encoded(machine, vae, shard), partial)
+        partial.rename(path)
+
+
+def encoded(machine: Machine, vae: Network, shard: int) -> dict[int, Shard]:
+    """Returns a shard for each of the reductions; waits until it is drawn."""
+    rows = np.array(load_shard(machine.pairs, shard))
+    sources = torch.from_numpy(load_sources(machine.pairs, shard))
+    rows[1::2], sources[1::2] = rows[1::2, :, ::-1], mirrored(sources[1::2])
+    made: dict[int, Shard] = {}
+    for reduction in REDUCTIONS:
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*PARTS, "mask")}
         for start in range(0, len(rows), AT_ONCE):
-            images, masks = pixels(rows[start : start + AT_ONCE], self.machine.device)
-            masks = masks[..., :: self.reduction, :: self.reduction]
-            images = F.avg_pool2d(images.flatten(0, 1), self.reduction).unflatten(0, (-1, 3))
+            images, masks = pixels(rows[start : start + AT_ONCE], machine.device)
+            masks = masks[..., ::reduction, ::reduction]
+            images = F.avg_pool2d(images.flatten(0, 1), reduction).unflatten(0, (-1, 3))
             images[:, PERSON] *= 1 - masks
-            with torch.no_grad():
-                latents = self.vae.encode(images.flatten(0, 1)).latent_dist.mean.unflatten(0, (-1, 3))
+            with torch.no_grad(), torch.autocast(machine.device.type, torch.float16, enabled=machine.is_gpu):
+                latents = vae.encode(images.flatten(0, 1)).latent_dist.mean.unflatten(0, (-1, 3))
             for name, index in PARTS.items():
-                parts[name].append(latents[:, index].half())
-            parts["mask"].append(masks[..., ::8, ::8].byte())
-        return {name: torch.cat(tensors) for name, tensors in parts.items()} | {"sources": sources}
+                parts[name].append(latents[:, index].half().cpu())
+            parts["mask"].append(masks[..., ::8, ::8].byte().cpu())
+        made[reduction] = {name: torch.cat(tensors) for name, tensors in parts.items()}
+        made[reduction]["sources"] = reduced(sources, reduction)
+    return made
+
+
+def shard_path(machine: Machine, shard: int) -> Path:
+    return machine.output / "latents" / f"{shard:03}.pt"
 
 
 def reduced(sources: torch.Tensor, reduction: int) -> torch.Tensor:

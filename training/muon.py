@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
             small = tensor.ndim < 2 or min(tensor.shape[0], tensor[0].numel()) < SMALLEST
             (others if small or any(part in name for part in plain) else matrices).append(tensor)
         super().__init__([{"params": matrices, "lr": matrix_rate}, {"params": others, "lr": rate}], {})
-        self.count = 0
+        self.count = torch.zeros((), device=others[0].device)  # a tensor, for graphs of a GPU
         for tensor in (*matrices, *others):
             self.state[tensor]["momentum"] = torch.zeros_like(tensor)
         for tensor in others:
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         return super().state_dict() | {"count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
-        self.count = state["count"]
+        self.count.copy_(state["count"])
         super().load_state_dict({name: value for name, value in state.items() if name != "count"})
 
     @torch.no_grad()
@@ -81,12 +81,16 @@ class Muon(torch.optim.Optimizer):
 
     def _step_others(self, parameters: list[Tensor], rate: float) -> None:
         self.count += 1
+        first, second = 1 - BETAS[0] ** self.count, 1 - BETAS[1] ** self.count
         gradients = [tensor.grad for tensor in parameters]
         means = [self.state[tensor]["momentum"] for tensor in parameters]
         squares = [self.state[tensor]["square"] for tensor in parameters]
         torch._foreach_lerp_(means, gradients, 1 - BETAS[0])
         torch._foreach_mul_(squares, BETAS[1])
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - BETAS[1])
-        spreads = torch._foreach_sqrt(torch._foreach_div(squares, 1 - BETAS[1] ** self.count))
+        spreads = torch._foreach_div(squares, second)
+        torch._foreach_sqrt_(spreads)
         torch._foreach_add_(spreads, EPSILON)
-        torch._foreach_addcdiv_(parameters, means, spreads, -rate / (1 - BETAS[0] ** self.count))
+        changes = torch._foreach_div(means, spreads)
+        torch._foreach_mul_(changes, rate / first)
+        torch._foreach_sub_(parameters, changes)

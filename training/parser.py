@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import LABELS, SHARDS, ahead, some_rows
+from data import LABELS, ahead, some_rows
 from run import SEED, Machine, Network, Run
 
 STEPS, BATCH, RATE = 4300, 8, 1.5e-3
@@ -24,11 +25,16 @@ def new_parser() -> Network:
 
 
 def train_parser(machine: Machine) -> Network:
+    machine = replace(machine, bfloat16=False)
     run = Run(machine, "parser", new_parser().to(machine.device), STEPS, RATE, 0.995)
     mean, std = (torch.tensor(values, device=machine.device).view(3, 1, 1) for values in (MEAN, STD))
-    for images, labels in ahead(partial(some_people, machine), range(run.step, run.steps)):
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return run.model(pixel_values=(images - mean) / std, labels=labels).loss
+
+    for images, labels in ahead(partial(some_people, machine), range(run.step, run.steps), machine.readers):
         torch.manual_seed(machine.seed(run.step))
-        run.update(run.model(pixel_values=(images - mean) / std, labels=labels).loss)
+        run.update(loss, images, labels)
     return run.averaged()
 
 
@@ -39,7 +45,7 @@ def some_people(machine: Machine, step: int) -> tuple[torch.Tensor, torch.Tensor
     """
     rng = np.random.default_rng((machine.seed(step), 2))
     count = machine.part(BATCH)
-    chosen = some_rows(machine.pairs, rng, SHARDS, count)[:, ::2, ::2].copy()
+    chosen = some_rows(machine.pairs, rng, count)[:, ::2, ::2].copy()
     flipped = rng.random(count) < 0.5
     chosen[flipped] = chosen[flipped][:, :, ::-1]
     chosen[flipped, ..., LABELS] = np.take(MIRRORED, chosen[flipped, ..., LABELS])

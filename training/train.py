@@ -1,8 +1,8 @@
 """Trains the demo's weights from nothing: `python training/train.py`. Resumes where it stopped.
 
 Images are drawn by worker processes, then follow: a small VAE; a small CatVTON on the VAE's latents, first at half
-size, then at full size; the VAE's decoder once more; and the parser. Everything goes to `training/output` (losses and
-samples as images, too); the finished weights to the package, as float16.
+size, then at full size; the VAE's decoder once more, on what that makes; and the parser. Everything goes to
+`training/output` (losses and samples as images, too); the finished weights to the package, as float16.
 
 `--further` trains the UNet of the package instead, in `training/output/further`, and leaves its other weights as they
 are. `--bfloat16` computes the UNet in bfloat16: a fraction of the time on GPUs and on CPUs with AMX, many times as long
@@ -25,32 +25,37 @@ sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 from comfyui_tryon.demo import checkpoint  # noqa: E402
 from data import start_drawing  # noqa: E402
+from decoder import train_decoder  # noqa: E402
+from latents import start_encoding  # noqa: E402
 from parser import new_parser, train_parser  # noqa: E402
 from run import Machine, Network  # noqa: E402
-from unet import FULL, HALF, Stage, leaning_on_pass_through, new_unet, train_unet  # noqa: E402
-from vae import new_vae, sharpen, train_vae  # noqa: E402
+from unet import FULL, HALF, MANY_FULL, MANY_HALF, Stage, leaning_on_pass_through, new_unet, train_unet  # noqa: E402
+from vae import keep, new_vae, train_vae  # noqa: E402
 
 OUTPUT = ROOT / "training" / "output"
 
 
 def train(machine: Machine, full: Stage) -> None:
     """Trains everything from nothing, the UNet at full size as in a stage."""
+    start_encoding(machine)
     vae = train_vae(machine)
-    unet = train_unet(machine, HALF, vae, None)
+    unet = train_unet(machine, MANY_HALF if machine.is_gpu else HALF, vae, None)
     unet = train_unet(machine, full, vae, unet.state_dict())
-    sharpen(machine, vae)
-    export(machine, vae, unet, train_parser(machine))
+    train_decoder(machine, vae, unet)
+    export(machine, vae=vae, unet=unet)
+    export(machine, parser=train_parser(machine))
 
 
 def train_further(machine: Machine, full: Stage) -> None:
     """Trains the package's UNet."""
-    vae, unet, parser = package()
-    unet = train_unet(machine, full, vae.to(machine.device), unet.state_dict())
-    export(machine, vae, unet, parser)
+    vae, unet, _ = package()
+    keep(machine, vae.to(machine.device))
+    start_encoding(machine)
+    export(machine, unet=train_unet(machine, full, vae, unet.state_dict()))
 
 
-def export(machine: Machine, vae: Network, unet: Network, parser: Network) -> None:
-    """Writes the package's weights: float16, self-attention apart under the published keys."""
+def export(machine: Machine, **models: Network) -> None:
+    """Writes some of the package's weights: float16, the UNet's self-attention apart under the published keys."""
     from safetensors.torch import save_file
 
     if not machine.leads:
@@ -66,12 +71,12 @@ def export(machine: Machine, vae: Network, unet: Network, parser: Network) -> No
     def half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
-    weights = half(leaning_on_pass_through(unet.state_dict()))
-    attention = {key: weights.pop(name) for key, name in checkpoint.attention_keys(weights).items()}
-    save("unet", weights)
-    save("attention", attention)
-    save("vae", half(vae.state_dict()))
-    save("parser", half(parser.state_dict()))
+    for name, model in models.items():
+        weights = half(leaning_on_pass_through(model.state_dict()))
+        attention = {key: weights.pop(name) for key, name in checkpoint.attention_keys(weights).items()}
+        save(name, weights)
+        if attention:
+            save("attention", attention)
 
 
 def package() -> tuple[Network, Network, Network]:
@@ -94,12 +99,17 @@ def package() -> tuple[Network, Network, Network]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--further", action="store_true")
-    parser.add_argument("--steps", type=int, default=FULL.steps, help="of the UNet at full size")
-    parser.add_argument("--batch", type=int, default=FULL.batch, help="of the UNet at full size")
+    parser.add_argument("--steps", type=int, help="of the UNet at full size")
+    parser.add_argument("--batch", type=int, help="of the UNet at full size")
+    parser.add_argument("--minutes", type=float, help="for the UNet at full size, however many steps that is")
+    parser.add_argument("--workers", type=int, help="processes that draw, 0 if others do")
+    parser.add_argument("--only-draw", action="store_true")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--bfloat16", action="store_true")
     arguments = parser.parse_args()
-    full = replace(FULL, steps=arguments.steps, batch=arguments.batch)
+    full = MANY_FULL if arguments.device.type == "cuda" else FULL
+    chosen = {"steps": arguments.steps, "batch": arguments.batch, "minutes": arguments.minutes}
+    full = replace(full, **{name: value for name, value in chosen.items() if value is not None})
 
     torch.set_float32_matmul_precision("high")
     processes = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
@@ -111,13 +121,19 @@ def main() -> None:
         output=OUTPUT / "further" if arguments.further else OUTPUT,
         device=arguments.device,
         bfloat16=arguments.bfloat16,
+        shards=64 if arguments.device.type == "cpu" else 192,  # of 138 MB each
         rank=int(os.environ.get("RANK", 0)),
         processes=processes,
     )
     machine.output.mkdir(parents=True, exist_ok=True)
-    if machine.leads:
-        workers = 1 if machine.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
-        start_drawing(machine.pairs, workers)
+    workers = max(1, (os.cpu_count() or 1) - 2) if machine.is_gpu or arguments.only_draw else 1
+    if arguments.workers is not None:
+        workers = arguments.workers
+    drawing = start_drawing(machine.pairs, machine.shards, workers) if machine.leads else []
+    if arguments.only_draw:
+        for process in drawing:
+            process.join()
+        return
     train_further(machine, full) if arguments.further else train(machine, full)
 
 

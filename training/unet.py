@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from attention import Taught, Watched
 from comfyui_tryon.catvton.checkpoint import remove_cross_attention
-from comfyui_tryon.catvton.pipeline import CatVTONPipeline
+from comfyui_tryon.catvton.pipeline import ETA, CatVTONPipeline, make_scheduler
 from comfyui_tryon.demo import checkpoint
-from data import HEIGHT, WIDTH, shards_at
+from data import HEIGHT, WIDTH
 from drawing import draw_pair
 from latents import Latents
 from muon import Muon
 from PIL import Image
-from run import SEED, Machine, Network, Run
+from run import SEED, Loss, Machine, Network, Run
 from sheets import sheet
 
 
@@ -30,17 +32,22 @@ class Stage:
     rate: float
     own: float = 0.0  # share of the samples that go on from the model's own first estimate
     smaller: float = 0.0  # share of the steps that take images of half the stage's size, twice as many
+    minutes: float = math.inf  # at most, whatever the steps
 
 
 HALF = Stage("half", 2, 1800, 32, 0.01)
 FULL = Stage("full", 1, 2000, 8, 0.006, own=0.25, smaller=0.2)
+# on a GPU, which does more at a time
+MANY_HALF = replace(HALF, steps=4000, batch=96, minutes=0.6)
+MANY_FULL = replace(FULL, steps=20_000, batch=64, rate=0.01, smaller=0.1, minutes=4)
 FIRST_TIMESTEPS = 600, 920  # where a sampler of 3 to 12 steps begins with noise alone
 HEAVIEST = 55.0  # noise to signal; a sampler's error beyond it would be all of the loss
 ATTENTION_WEIGHT = 0.03
 BROAD_WEIGHT, BROAD = 1.6, 4  # of the errors' means over so many latents' cells each way: they show as blotches
 GARMENT_DROPOUT = 0.03
 PASSED_THROUGH = 5.0  # what cross-attention's pass-through is made to carry
-SHOW_EVERY = 500
+SHOWN = 4
+EXTEND_EVERY = 20
 
 
 def new_unet() -> Network:
@@ -96,7 +103,7 @@ def visible(vae: Network, worn: torch.Tensor) -> torch.Tensor:
 def loss_of(
     unet: Network,
     watched: Watched,
-    taught: Taught,
+    taught: Taught | None,
     batch: dict[str, torch.Tensor],
     alphas: torch.Tensor,
     weights: torch.Tensor,
@@ -127,7 +134,7 @@ def loss_of(
         few = slice(estimated)
         with torch.no_grad():
             noise = torch.randn_like(clean[few])
-            predicted = unet(torch.cat([noise, place[few], condition[few]], 1), first[few], None).sample
+            predicted = predict(unet, noise, place[few], condition[few], first[few])
         alpha = alphas[first[few]].view(-1, 1, 1, 1)
         source[few] = ((noise - (1 - alpha).sqrt() * predicted) / alpha.sqrt()).clamp(-6, 6)
         alone[few], timesteps[few] = False, timesteps[few] * first[few] // len(alphas)
@@ -136,8 +143,9 @@ def loss_of(
     noise = torch.randn_like(clean)
     noisy = torch.where(alone.view(-1, 1, 1, 1), noise, alpha.sqrt() * source + (1 - alpha).sqrt() * noise)
     target = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-    taught.choose(mask)
-    predicted = unet(torch.cat([noisy, place, condition], 1), timesteps, None).sample.float()
+    if taught:
+        taught.choose(mask)
+    predicted = predict(unet, noisy, place, condition, timesteps)
     looked = watched.loss(torch.where(kept[:, 0], batch["sources"], -1))
     noise_to_signal = (1 - alpha) / alpha
     heavy = noise_to_signal.clamp(max=HEAVIEST)
@@ -147,6 +155,28 @@ def loss_of(
     fine = 4 * (heavy * places * weights * error**2).mean()
     broad = F.avg_pool2d(error[:, :, : mask.shape[2]] * mask, BROAD)
     return fine + BROAD_WEIGHT * (heavy * weights * broad**2).mean() + ATTENTION_WEIGHT * looked
+
+
+def predict(
+    unet: Network, noisy: torch.Tensor, place: torch.Tensor, condition: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """Returns the noise that the UNet finds, in float32."""
+    model_input = torch.cat([noisy, place, condition], 1)
+    return unet(model_input.to(unet.dtype), timesteps, None).sample.float()
+
+
+def sampled(unet: Network, batch: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
+    """Returns the latents that the sampler of the demo's workflow makes of each pair, (n, 4, h, w)."""
+    solver: Any = make_scheduler("ddim")
+    solver.set_timesteps(steps)
+    mask, condition = batch["mask"], torch.cat([batch["masked"], batch["garment"]], 2)
+    place = torch.cat([mask, torch.zeros_like(mask)], 2)
+    latents = torch.randn_like(condition)
+    for timestep in solver.timesteps:
+        noise = predict(unet, latents, place, condition, timestep.to(mask.device))
+        random = {"eta": ETA, "variance_noise": torch.randn_like(latents)}
+        latents = solver.step(noise, timestep, latents, **random).prev_sample
+    return latents[:, :, : mask.shape[2]]
 
 
 def leaning_on_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -164,46 +194,58 @@ def leaning_on_pass_through(weights: dict[str, torch.Tensor]) -> dict[str, torch
 
 def train_unet(machine: Machine, stage: Stage, vae: Network, start: dict | None) -> Network:
     """Trains one stage, from the weights `start`."""
-    from diffusers import DDIMScheduler
-
-    unet, taught = new_unet(), Taught()
-    unet.set_attn_processor(taught)
+    unet = new_unet()
     if start:
         unet.load_state_dict(start)
     unet.to(machine.device, memory_format=torch.channels_last)
     optimizer = Muon(unet.named_parameters(), stage.rate, stage.rate / 12, ("conv_in", "conv_out", "time_emb"))
-    run = Run(machine, f"unet-{stage.name}", unet, stage.steps, stage.rate, 0.995, optimizer)
-    watched = Watched(unet)
-    alphas = DDIMScheduler.from_config(checkpoint.SCHEDULER_CONFIG).alphas_cumprod.to(machine.device)
+    run = Run(machine, f"unet-{stage.name}", unet, stage.steps, stage.rate, 0.995, optimizer, stage.minutes)
+    if run.is_over:
+        return run.averaged()
+    taught = None if machine.is_gpu else Taught()
+    if taught:
+        run.computing.set_attn_processor(taught)
+    watched = Watched(run.computing)
+    alphas = make_scheduler("ddim").alphas_cumprod.to(machine.device)
     reductions = [stage.reduction, *([2 * stage.reduction] if stage.smaller else [])]
-    latents = [Latents(machine, vae, reduction) for reduction in reductions]
-    for some in latents:
-        some.extend(1)
+    latents = [Latents(machine, vae.config.scaling_factor, reduction) for reduction in reductions]
     weights = [visible(vae, some.tensors["worn"]) for some in latents]
+    names = [*latents[0].batch(1)]
+
+    def loss_with(visible: torch.Tensor) -> Loss:
+        def loss(*tensors: torch.Tensor) -> torch.Tensor:
+            enabled = run.computing is unet and machine.bfloat16
+            with torch.autocast(machine.device.type, torch.bfloat16, enabled=enabled):
+                batch = dict(zip(names, tensors, strict=True))
+                return loss_of(run.computing, watched, taught, batch, alphas, visible, stage.own)
+
+        return loss
+
+    losses = [loss_with(some) for some in weights]
     generator = torch.Generator()  # of choices that all processes make alike
-    while run.step < run.steps:
+    while not run.is_over:
         smaller = int(torch.rand((), generator=generator.manual_seed(SEED + run.step)) < stage.smaller)
         torch.manual_seed(machine.seed(run.step))
-        latents[smaller].extend(shards_at(run.step))
+        if run.step % EXTEND_EVERY == 0:
+            for some in latents:
+                some.extend()
         batch = latents[smaller].batch(machine.part(stage.batch * (1 + smaller)))
-        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bfloat16):
-            loss = loss_of(run.model, watched, taught, batch, alphas, weights[smaller], stage.own)
-        run.update(loss)
-        if machine.leads and (run.step % SHOW_EVERY == 0 or run.step == run.steps):
-            show(run, vae, stage.reduction)
-    return run.averaged()
+        run.update(losses[smaller], *batch.values())
+    machine.say(f"{run.name} had {len(latents[0].tensors['mask'])} pairs")
+    unet = run.averaged()
+    if machine.leads and stage.reduction == 1:
+        show(machine, run.name, unet, vae)
+    return unet
 
 
-def show(run: Run, vae: Network, reduction: int) -> None:
-    """Eight held-out pairs: person, garment, result of the averaged weights, truth."""
-    unet = new_unet()
-    unet.load_state_dict(run.average)
-    pipeline = CatVTONPipeline(unet.to(run.machine.device), vae).eval()
-    size = WIDTH // reduction, HEIGHT // reduction
+def show(machine: Machine, name: str, unet: Network, vae: Network) -> None:
+    """Held-out pairs: person, garment, result, truth."""
+    pipeline = CatVTONPipeline(unet, vae).eval()
+    size = WIDTH, HEIGHT
     options = dict(num_inference_steps=4, guidance_scale=1.0, mask_blur=0, width=size[0], height=size[1])
     groups = []
-    for seed in range(8):
+    for seed in range(SHOWN):
         pair = draw_pair(seed, *size)
         made = pipeline(pair.person, pair.garment, pair.mask, **options)[0]
         groups.append((pair.person, pair.garment, Image.fromarray(made.cpu().numpy()), pair.worn))
-    sheet(groups, size, 2).save(run.machine.output / f"{run.name}-samples-{run.step}.png")
+    sheet(groups, size, 2).save(machine.output / f"{name}-samples.png")

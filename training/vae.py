@@ -1,22 +1,37 @@
-"""Trains the demo's VAE, which starts as the mean colours of 8 x 8 blocks, and in the end its decoder once more."""
+"""Trains the demo's VAE, which starts as the mean colours of 8 x 8 blocks."""
 
 from __future__ import annotations
 
-from functools import partial
+import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import HEIGHT, PERSON, SHARDS, WIDTH, ahead, load_shard, picture, pixels, shards_at, some_rows
+from data import HEIGHT, PERSON, WIDTH, ahead, load_shard, picture, pixels, some_rows
 from run import SEED, Machine, Network, Run
 from sheets import sheet
 
-STEPS, BATCH, RATE = 2400, 8, 8e-4
-SHARPEN_STEPS, SHARPEN_BATCH, SHARPEN_RATE = 1200, 4, 1e-3
+
+@dataclass(frozen=True)
+class VaeStage:
+    """How the VAE is trained: on square crops, and in the end on whole images."""
+
+    steps: int
+    crops: int
+    crop: int  # pixels
+    wholes: int
+    rate: float
+    minutes: float = math.inf
+
+
+ON_CPU = VaeStage(2400, 8, 64, 4, 8e-4)
+ON_GPU = VaeStage(6000, 96, 128, 12, 1e-3, minutes=1.3)
+STRUCTURE_WEIGHT = 0.3
 LATENT_NOISE = 0.07  # share of each channel's spread, so that small errors of the sampler stay small in the image
-CROP = 64
-SHOW_EVERY = 500
 # Rows: luminance, two colour differences; what the errors of images are weighed in, and the first latents start as.
 OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1, -1, 0], [0.5, 0.5, -1]])
 
@@ -71,65 +86,95 @@ def start_linear(vae: Network, reference: float = 2.0) -> None:
 
 
 def train_vae(machine: Machine) -> Network:
-    run = Run(machine, "vae", new_vae().to(machine.device), STEPS, RATE, 0.998)
-    for images in ahead(partial(crops, machine), range(run.step, run.steps)):
-        torch.manual_seed(machine.seed(run.step))
-        mean = run.model.encode(images).latent_dist.mean
+    if known := trained_vae(machine):
+        return known
+    vae = new_vae().to(machine.device)
+    stage = ON_GPU if machine.is_gpu else ON_CPU
+    run = Run(machine, "vae", vae, stage.steps, stage.rate, 0.998, minutes=stage.minutes)
+
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        mean = run.computing.encode(images.to(run.dtype)).latent_dist.mean.float()
         noise = LATENT_NOISE * mean.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(mean)
-        rebuilt = run.model.decode(mean + noise).sample
-        run.update(difference(images, rebuilt) + 1e-4 * mean.square().mean())
-        if machine.leads and run.step % SHOW_EVERY == 0:
-            show(machine, run.model)
-    vae = run.averaged()
+        rebuilt = run.computing.decode((mean + noise).to(run.dtype)).sample.float()
+        return difference(images, rebuilt) + 1e-4 * mean.square().mean()
+
+    for images in ahead(partial(crops, machine, stage, run), range(run.step, run.steps), machine.readers):
+        if run.is_over:
+            break
+        torch.manual_seed(machine.seed(run.step))
+        run.update(loss, images)
+    run.averaged()
     whiten(machine, vae)
+    if machine.leads:
+        show(machine, vae)
+    keep(machine, vae)
     return vae
 
 
-def sharpen(machine: Machine, vae: Network) -> None:
-    """Trains the decoder alone on whole images: the latents, and so the UNet, stay as they are."""
-    spread = 1 / vae.config.scaling_factor
-    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
-    run = Run(machine, "decoder", decoder, SHARPEN_STEPS, SHARPEN_RATE, 0.998)
-    for images in ahead(partial(wholes, machine), range(run.step, run.steps)):
-        torch.manual_seed(machine.seed(run.step))
-        with torch.no_grad():
-            latents = vae.encode(images).latent_dist.mean
-        rebuilt = vae.decode(latents + LATENT_NOISE * spread * torch.randn_like(latents)).sample
-        run.update(difference(images, rebuilt))
-    run.averaged()
+def keep(machine: Machine, vae: Network) -> None:
+    """Rounds a VAE as the package will, so that the UNet learns its very latents, and keeps it for `trained_vae`."""
+    vae.half()
+    if machine.leads:
+        partial = trained_path(machine).with_suffix(".part")
+        torch.save(vae.state_dict(), partial)
+        partial.rename(trained_path(machine))
+    vae.float()
 
 
-def crops(machine: Machine, step: int) -> torch.Tensor:
-    """Returns (8, 3, 64, 64) in [-1, 1]; every fourth time, and in the end always, whole images, half size or full."""
+def trained_vae(machine: Machine) -> Network | None:
+    """Returns the VAE that was kept, if there is one: another whitening might give its axes other signs."""
+    if not trained_path(machine).is_file():
+        return None
+    vae = new_vae().to(machine.device)
+    vae.load_state_dict(torch.load(trained_path(machine), map_location=machine.device))
+    return vae.eval().requires_grad_(False)
+
+
+def trained_path(machine: Machine) -> Path:
+    return machine.output / "vae-whitened.pt"
+
+
+def crops(machine: Machine, stage: VaeStage, run: Run, step: int) -> torch.Tensor:
+    """Returns (n, 3, H, W) in [-1, 1]: crops; every fourth time, and in the end always, images, half size or full."""
     rng = np.random.default_rng(machine.seed(step))
-    rows = some_rows(machine.pairs, rng, shards_at(step), machine.part(BATCH))
-    whole = step % 4 == 0 or step > 0.8 * STEPS
-    if whole:
-        rows = rows[: (len(rows) + 1) // 2]
-    else:
-        top, left = rng.integers(HEIGHT - CROP + 1), rng.integers(WIDTH - CROP + 1)
-        rows = rows[:, top : top + CROP, left : left + CROP]
+    whole = step % 4 == 0 or run.progress > 0.8
+    number = machine.part(stage.wholes if whole else stage.crops)
+    rows = some_rows(machine.pairs, rng, number, None if whole else stage.crop)
     images, masks = pixels(rows, machine.device)
     masked = images[:, PERSON] * (1 - masks)
     choice = rng.choice(4, len(rows), p=[0.2, 0.3, 0.35, 0.15])
-    chosen = torch.stack([masked[i] if c == 3 else images[i, c] for i, c in enumerate(choice)])
+    chosen = torch.cat([images, masked[:, None]], 1)[range(len(rows)), choice]
     return F.avg_pool2d(chosen, 2) if whole and step % 3 else chosen
 
 
-def wholes(machine: Machine, step: int) -> torch.Tensor:
-    """Returns (4, 3, H, W) in [-1, 1], mostly of people who wear the garment."""
-    rng = np.random.default_rng((machine.seed(step), 1))
-    images, _ = pixels(some_rows(machine.pairs, rng, SHARDS, machine.part(SHARPEN_BATCH)), machine.device)
-    return images[range(len(images)), rng.choice(3, len(images), p=[0.1, 0.2, 0.7])]
-
-
 def difference(images: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
-    """Returns L1 in opponent colours on pixels and on 1/8-size means, and on differences of neighbours (edges)."""
+    """Returns L1 in opponent colours on pixels and on 1/8-size means, and on differences of neighbours (edges); and
+    what is missing of structural similarity, which keeps plain cloth plain."""
     error = rebuilt - images
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    weighed = OPPONENT * torch.tensor([[1.0], [1.5], [1.5]])
-    error = torch.einsum("ij,bjhw->bihw", weighed.to(error.device), error)
-    return 2 * error.abs().mean() + F.avg_pool2d(error, 8).abs().mean() + 0.5 * edges
+    error = torch.einsum("ij,bjhw->bihw", weighed(error.device), error)
+    absolute = 2 * error.abs().mean() + F.avg_pool2d(error, 8).abs().mean()
+    return absolute + 0.5 * edges + STRUCTURE_WEIGHT * (1 - similarity(images, rebuilt))
+
+
+@lru_cache
+def weighed(device: torch.device) -> torch.Tensor:
+    """Returns the weights of opponent colours."""
+    return (OPPONENT * torch.tensor([[1.0], [1.5], [1.5]])).to(device)
+
+
+def similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Returns the mean structural similarity of images (n, 3, h, w) in [-1, 1], in windows of 7 x 7 pixels."""
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(values, 7, 2)
+
+    steady, contrast = (2 * 0.01) ** 2, (2 * 0.03) ** 2
+    one, other = mean(images), mean(others)
+    spread, other_spread = mean(images**2) - one**2, mean(others**2) - other**2
+    common = mean(images * others) - one * other
+    light = (2 * one * other + steady) / (one**2 + other**2 + steady)
+    return (light * (2 * common + contrast) / (spread + other_spread + contrast)).mean()
 
 
 def whiten(machine: Machine, vae: Network) -> None:
@@ -137,7 +182,7 @@ def whiten(machine: Machine, vae: Network) -> None:
 
     The encoder's last and the decoder's first convolution are 1 x 1, so this changes no image.
     """
-    rows = np.concatenate([load_shard(machine.pairs, shard)[:32] for shard in range(4)])
+    rows = load_shard(machine.pairs, 0)
     with torch.no_grad():
         images = F.avg_pool2d(pixels(rows, machine.device)[0][:, 1:].flatten(0, 1), 2)
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(32)])
