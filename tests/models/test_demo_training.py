@@ -1,18 +1,24 @@
 """What the demo's models are shown while they are trained."""
 
 import dataclasses
+import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from attention import LAYERS, MANY, TAUGHT, Taught, Watched, attend
+from camera import photographed
 from data import ahead, automatic_mask, sources_path
+from decoder import DecoderStage, train_decoder
 from drawing import UPPER, draw_pair
-from latents import Latents, mirrored, reduced
+from latents import Latents, encode_shards, mirrored, reduced
+from PIL import Image
 from run import Machine, Run
 from torch import nn
 from unet import leaning_on_pass_through, new_unet
-from vae import new_vae
+from vae import keep, new_vae
 
 HEIGHT, WIDTH = 4, 3
 
@@ -100,25 +106,24 @@ def test_mirrored_and_reduced_sources_are_those_of_such_images():
     assert np.max(far) <= 1
 
 
-def test_latents_grow_by_shards_and_are_encoded_once(machine):
-    rng = np.random.default_rng(0)
-    for shard in range(2):
-        np.save(machine.pairs / f"{shard:03}.npy", rng.integers(0, 256, (4, 64, 48, 11), np.uint8))
-        np.save(sources_path(machine.pairs, shard), np.full((4, 8, 6), shard, np.int16))
+def test_latents_grow_by_shards_and_are_encoded_once(machine, shards, monkeypatch):
     vae = new_vae().eval().requires_grad_(False)
-    latents = Latents(machine, vae, 2)
-    latents.extend(1)
+    keep(machine, vae)
+    encode_shards(dataclasses.replace(machine, shards=1))
+    latents = Latents(machine, vae.config.scaling_factor, 2)
     first = latents.tensors
-    latents.extend(2)
-    latents.extend(2)
+    encode_shards(machine)
+    latents.extend()
+    latents.extend()
     assert {name: tensor.shape for name, tensor in latents.tensors.items()} == {
         **dict.fromkeys(("masked", "garment", "worn"), (8, 4, 4, 3)),
         "mask": (8, 1, 4, 3),
         "sources": (8, 4, 3),
     }
     assert all(torch.equal(latents.tensors[name][:4], tensor) for name, tensor in first.items())
-    again = Latents(machine, None, 2)  # needs no VAE
-    again.extend(2)
+    monkeypatch.setattr("latents.encoded", None)  # is not asked again
+    encode_shards(machine)
+    again = Latents(machine, vae.config.scaling_factor, 2)
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in latents.tensors.items())
     batch = latents.batch(3)
     assert batch["worn"].dtype == torch.float32 and batch["sources"].dtype == torch.int64
@@ -127,22 +132,70 @@ def test_latents_grow_by_shards_and_are_encoded_once(machine):
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     (tmp_path / "pairs").mkdir()
-    return Machine(tmp_path / "pairs", tmp_path, torch.device("cpu"), bfloat16=False)
+    return Machine(tmp_path / "pairs", tmp_path, torch.device("cpu"), bfloat16=False, shards=2)
 
 
-def test_a_run_goes_on_where_it_stopped(machine, tmp_path):
+@pytest.fixture
+def shards(machine):
+    """Two of four pairs of 48 x 64 pixels."""
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        np.save(machine.pairs / f"{shard:03}.npy", rng.integers(0, 256, (4, 64, 48, 11), np.uint8))
+        np.save(sources_path(machine.pairs, shard), np.full((4, 8, 6), shard, np.int16))
+
+
+def test_the_decoder_learns_from_what_the_unet_makes_and_the_encoder_stays(machine, shards, monkeypatch):
+    vae, unet = new_vae().eval().requires_grad_(False), new_unet().eval().requires_grad_(False)
+    keep(machine, vae)
+    encode_shards(machine)
+    monkeypatch.setattr("decoder.ON_CPU", DecoderStage(steps=2, batch=4, shards=2, rate=1e-3))
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    train_decoder(machine, vae, unet)
+    after = vae.state_dict()
+    changed = {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_a_camera_takes_person_and_worn_alike():
+    rng = np.random.default_rng(1)
+    person = Image.fromarray(rng.integers(0, 256, (96, 96, 3), np.uint8))
+    worn = person.copy()
+    worn.paste((200, 30, 30), (16, 16, 32, 32))
+    taken, garment, worn_taken = (np.asarray(one, int) for one in photographed(rng, person, person, worn))
+    difference = np.abs(taken - worn_taken).max(-1)
+    assert not difference[56:].any() and not difference[:, 56:].any()  # JPEG's blocks and the blur reach no further
+    assert np.abs(taken - garment).mean() > 3 and np.abs(taken - np.asarray(person, int)).mean() > 3
+
+
+def test_a_run_ends_when_its_minutes_are_over(machine, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("run.time", SimpleNamespace(monotonic=lambda: next(clock), strftime=time.strftime))
+    run = Run(machine, "line", nn.Linear(3, 1), 200, 0.1, 0.9, minutes=0.1)
+    while not run.is_over:
+        run.update(lambda points: run.model(points).square().mean(), torch.randn(8, 3))
+    assert run.step == 6  # of a second each
+    assert Run(machine, "line", nn.Linear(3, 1), 200, 0.1, 0.9, minutes=0.1).is_over
+
+
+def test_a_run_goes_on_where_it_stopped(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr("run.SAVE_EVERY_S", 0)
+
     def trained(output, *stops: int) -> nn.Module:
         for stop in stops:
             torch.manual_seed(0)
             run = Run(dataclasses.replace(machine, output=output), "line", nn.Linear(3, 1), 200, 0.1, 0.9)
+            assert run.step == (120 if stop != stops[0] else 0)
             while run.step < stop:
                 torch.manual_seed(machine.seed(run.step))
-                points = torch.randn(8, 3)
-                run.update((run.model(points) - points.sum(1, keepdim=True)).square().mean())
+                run.update(partial(missed, run.model), torch.randn(8, 3))
         assert run.losses[-1] < 0.01 < run.losses[0]
         return run.averaged()
+
+    def missed(model: nn.Module, points: torch.Tensor) -> torch.Tensor:
+        return (model(points) - points.sum(1, keepdim=True)).square().mean()
 
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -163,6 +216,8 @@ def test_batches_are_made_ahead_and_in_order():
     assert [*made] == [36, 49]
     assert asked == [5, 6, 7]
     assert [*ahead(make, range(3, 3))] == []
+    assert [*ahead(make, range(5, 8), workers=2)] == [25, 36, 49]
+    assert [*ahead(make, range(5, 8), workers=9)] == [25, 36, 49]
 
 
 def test_leaning_on_the_pass_through_changes_no_result_and_happens_once():
