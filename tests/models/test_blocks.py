@@ -117,6 +117,8 @@ def test_the_vae_is_the_same_with_its_layers_replaced(request):
 
 @pytest.mark.parametrize("device, layout", [("cpu", torch.contiguous_format), ("cuda", torch.channels_last)])
 def test_the_layout_is_chosen_for_a_gpu_alone(device, layout):
-    conv = torch.nn.Conv2d(8, 8, 3)
-    assert blocks.take_layout(conv, torch.device(device)) == layout
+    conv = torch.nn.Conv2d(8, 8, 3).requires_grad_(False)
+    with torch.inference_mode():
+        assert blocks.take_layout(conv, torch.device(device)) == layout
+    assert not conv.weight.is_inference()
     assert conv.weight.is_contiguous(memory_format=layout)

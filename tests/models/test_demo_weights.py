@@ -21,7 +21,7 @@ SIZE = 384, 512
 STEPS = 3  # are enough to tell right from wrong
 PAIRS, ENOUGH = 4, 2  # that the right pipeline samples, and a wrong one
 CHOICES = 8  # of which the nearest is looked for
-LARGEST = 12_000_000  # bytes of all files together
+LARGEST = 40_000_000  # bytes of all files together
 
 # What the right pipeline reaches on so few pairs and in so few steps: at least, and at most
 SSIM, PSNR, NEAREST = 0.74, 20.0, 1.0

@@ -29,7 +29,8 @@ def take_layout(model: torch.nn.Module, device: torch.device) -> torch.memory_fo
     """Puts a model's convolutions on a GPU into channels_last, where they are not yet; returns its input's layout."""
     if device.type != "cuda":
         return torch.contiguous_format
-    model.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # else its parameters could never be changed in place again
+        model.to(memory_format=torch.channels_last)
     return torch.channels_last
 
 
