@@ -197,7 +197,8 @@ def train_unet(machine: Machine, stage: Stage, vae: Network, start: dict | None)
     unet = new_unet()
     if start:
         unet.load_state_dict(start)
-    unet.to(machine.device, memory_format=torch.channels_last)
+    # on a GPU torch's group norm would convert it back and forth: 316 instead of 253 ms a step
+    unet.to(machine.device, memory_format=torch.contiguous_format if machine.is_gpu else torch.channels_last)
     optimizer = Muon(unet.named_parameters(), stage.rate, stage.rate / 12, ("conv_in", "conv_out", "time_emb"))
     run = Run(machine, f"unet-{stage.name}", unet, stage.steps, stage.rate, 0.995, optimizer, stage.minutes)
     if run.is_over:

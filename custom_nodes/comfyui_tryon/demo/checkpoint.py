@@ -22,7 +22,7 @@ LAYOUT = 3  # counts changes of what `write` writes, so that older folders are w
 
 # One width at all levels, unlike the published UNet: attention in a wrong order then fits, and the images show it. One
 # level more, whose attention is in its up block alone: what is copied from the garment is 8 pixels fine, and 384 x 512
-# pixels take about a second.
+# pixels take seconds on two cores.
 UNET_CONFIG = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 64,
