@@ -122,3 +122,11 @@ def test_the_layout_is_chosen_for_a_gpu_alone(device, layout):
         assert blocks.take_layout(conv, torch.device(device)) == layout
     assert not conv.weight.is_inference()
     assert conv.weight.is_contiguous(memory_format=layout)
+
+
+def test_without_cudnn_the_layout_stays(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert blocks.take_layout(torch.nn.Conv2d(8, 8, 3), torch.device("cuda")) == torch.contiguous_format
+    monkeypatch.setattr(torch.version, "hip", None)
+    with torch.backends.cudnn.flags(enabled=False):
+        assert blocks.take_layout(torch.nn.Conv2d(8, 8, 3), torch.device("cuda")) == torch.contiguous_format

@@ -26,8 +26,12 @@ def is_fast(x: torch.Tensor) -> bool:
 
 
 def take_layout(model: torch.nn.Module, device: torch.device) -> torch.memory_format:
-    """Puts a model's convolutions on a GPU into channels_last, where they are not yet; returns its input's layout."""
-    if device.type != "cuda":
+    """Puts a model's convolutions into channels_last, where they are not yet, if cuDNN computes them.
+
+    Returns the layout that the model's input is to have. MIOpen (AMD), and torch without cuDNN (ZLUDA), convert
+    channels_last to NCHW for every convolution.
+    """
+    if device.type != "cuda" or torch.version.hip or not torch.backends.cudnn.enabled:
         return torch.contiguous_format
     with torch.inference_mode(False):  # else its parameters could never be changed in place again
         model.to(memory_format=torch.channels_last)
