@@ -350,12 +350,15 @@ def served(running: "Server", sent: dict, plan: Plan, title: str) -> tuple[dict[
         made = [running.image(sent) for _ in range(plan.repeat)]
     seconds = [one for _, one in made]
     total = median(seconds)
-    marks = [when for when, name, _ in running.events(sent, "sampler") if name == "progress"]
+    started = time.perf_counter()
+    events = [*running.events(sent, "sampler")]
+    whole = events[-1][0] - started
+    marks = [when for when, name, _ in events if name == "progress"]
     same = all(content == first for content, _ in made)
     return {
         "image": title,
         "s an image": f"{total:.2f}",
-        "outside the sampler": f"{1 - (marks[-1] - marks[0]) / total:.0%}" if len(marks) > 1 else "",
+        "outside the sampler": f"{1 - (marks[-1] - marks[0]) / whole:.0%}" if len(marks) > 1 else "",
         **watch.figures,
         "first image s": f"{first_s:.2f}",
         "same bytes": same,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vae import trained_vae
 PARTS = {"masked": PERSON, "garment": GARMENT, "worn": WORN}
 REDUCTIONS = 1, 2
 AT_ONCE = 16  # pairs
+ENCODER = "encoder"  # name of a process
 
 Shard = dict[str, torch.Tensor]
 
@@ -32,8 +34,10 @@ class Latents:
         self.shards: list[Shard] = []
         self.tensors: Shard = {}
         while not self.shards:
-            time.sleep(0.1)
             self.extend()
+            if not self.shards and machine.leads and not any(child.name == ENCODER for child in active_children()):
+                raise RuntimeError("The process that encodes the pairs ended; look above for the reason.")
+            time.sleep(0.1)
 
     def extend(self) -> None:
         """Takes in the shards that have become ready."""
@@ -59,7 +63,7 @@ def start_encoding(machine: Machine) -> None:
     """Encodes the shards in a process that ends with this one: each as soon as it is drawn and the VAE is ready."""
     if machine.leads:
         spawn = multiprocessing.get_context("spawn")
-        spawn.Process(target=encode_shards, args=(machine,), daemon=True).start()
+        spawn.Process(target=encode_shards, args=(machine,), name=ENCODER, daemon=True).start()
 
 
 def encode_shards(machine: Machine) -> None:

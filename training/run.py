@@ -66,7 +66,10 @@ Loss = Callable[..., torch.Tensor]  # of what `Run.computing` makes of the input
 
 
 class Run:
-    """Takes `steps`, or as many as fit into `minutes`, and keeps the averages of the weights."""
+    """Takes `steps`, or as many as fit into `minutes`, and keeps the averages of the weights.
+
+    Several processes cannot have `minutes`: they would not end together.
+    """
 
     def __init__(
         self,
@@ -90,8 +93,8 @@ class Run:
         self.losses: list[float] = []
         self.progress = 0.0  # 1 at the end
         self._recent: list[torch.Tensor] = []  # losses still on the device, which is not to wait for them
-        self._seconds, self._limit, self._before = 0.0, 60 * minutes, time.monotonic()
-        self._saved = self._before
+        self._seconds, self._limit = 0.0, 60 * minutes
+        self._before = self._saved = -math.inf  # until the first step
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Inputs, torch.Tensor]] = {}
         self.path = machine.output / f"{name}.pt"
         if self.path.is_file():
@@ -117,6 +120,8 @@ class Run:
     def update(self, loss: Loss, *inputs: torch.Tensor) -> None:
         """Takes a step for the loss of some inputs. The same function is to do the same with inputs of the same shapes,
         and nothing that waits for the device: a GPU repeats what it did the first time."""
+        if self._before == -math.inf:  # what came before, such as the first pairs, was waited for
+            self._before = self._saved = time.monotonic()
         warm = min(1.0, (self.step + 1) / 100)
         share = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -163,7 +168,7 @@ class Run:
             kept = tuple(tensor.clone() for tensor in inputs)
             rates = [group["lr"].clone() for group in self.optimizer.param_groups]
             for group in self.optimizer.param_groups:
-                group["lr"].zero_()  # the first runs only choose kernels and reserve memory
+                group["lr"].zero_()  # the first runs choose kernels, reserve memory and change no weights, only momenta
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):

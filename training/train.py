@@ -4,14 +4,16 @@ Images are drawn by worker processes, then follow: a small VAE; a small CatVTON 
 size, then at full size; the VAE's decoder once more, on what that makes; and the parser. Everything goes to
 `training/output` (losses and samples as images, too); the finished weights to the package, as float16.
 
-`--further` trains the UNet of the package instead, in `training/output/further`, and leaves its other weights as they
-are. `--bfloat16` computes the UNet in bfloat16: a fraction of the time on GPUs and on CPUs with AMX, many times as long
-on other CPUs. On several cores `torchrun --nproc-per-node CORES training/train.py` does more than as many threads.
+`--further` trains the UNet of the package instead, in a folder of `training/output` for these weights, and leaves the
+others as they are. `--bfloat16` computes the UNet in bfloat16, on a GPU the VAE too: a fraction of the time on GPUs and
+on CPUs with AMX, many times as long on other CPUs. On several cores `torchrun --nproc-per-node CORES training/train.py`
+does more than as many threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from dataclasses import replace
@@ -96,6 +98,14 @@ def package() -> tuple[Network, Network, Network]:
     return filled(new_vae(), vae), filled(model, unet), filled(new_parser(), parser)
 
 
+def package_digest() -> str:
+    """Returns what tells these weights of the package from others."""
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.WEIGHTS.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--further", action="store_true")
@@ -113,12 +123,14 @@ def main() -> None:
 
     torch.set_float32_matmul_precision("high")
     processes = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
+    if processes > 1 and (arguments.minutes or arguments.device.type != "cpu"):
+        parser.error("several processes are for a CPU, and for --steps")
     if processes > 1:
         torch.distributed.init_process_group("gloo")
     machine = Machine(
         pairs=OUTPUT / "pairs",
         # apart from a training from nothing, whose VAE has other latents
-        output=OUTPUT / "further" if arguments.further else OUTPUT,
+        output=OUTPUT / f"further-{package_digest()}" if arguments.further else OUTPUT,
         device=arguments.device,
         bfloat16=arguments.bfloat16,
         shards=64 if arguments.device.type == "cpu" else 192,  # of 138 MB each

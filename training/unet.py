@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -241,7 +242,7 @@ def train_unet(machine: Machine, stage: Stage, vae: Network, start: dict | None)
 
 def show(machine: Machine, name: str, unet: Network, vae: Network) -> None:
     """Held-out pairs: person, garment, result, truth."""
-    pipeline = CatVTONPipeline(unet, vae).eval()
+    pipeline = CatVTONPipeline(copy.deepcopy(unet), copy.deepcopy(vae)).eval()  # it changes the layout of its models
     size = WIDTH, HEIGHT
     options = dict(num_inference_steps=4, guidance_scale=1.0, mask_blur=0, width=size[0], height=size[1])
     groups = []

@@ -85,6 +85,17 @@ def test_group_norm_is_torchs(dtype, limit, layout, is_offset):
     assert decibels(result, expected) > limit
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_far_from_zero_costs_less_than_the_rounding_of_the_input(dtype):
+    generator = torch.Generator().manual_seed(3)
+    exact = torch.randn((2, 64, 24, 16), generator=generator, dtype=torch.float64) + 30
+    weight, bias = torch.ones(64), torch.zeros(64)
+    expected = F.group_norm(exact, 32, weight.double(), bias.double(), 1e-5)
+    rounded = F.group_norm(exact.to(dtype).double(), 32, weight.double(), bias.double(), 1e-5)
+    result = blocks.group_norm(exact.to(dtype), 32, weight.to(dtype), bias.to(dtype), 1e-5)
+    assert decibels(result, rounded) > decibels(rounded, expected)
+
+
 def test_group_norm_of_a_constant_is_its_bias():
     x, weight, bias = torch.full((1, 8, 4, 4), 3.1), torch.ones(8), torch.arange(8.0)
     result = blocks.group_norm(x, 2, weight, bias, 1e-6)

@@ -176,7 +176,7 @@ def test_a_run_ends_when_its_minutes_are_over(machine, monkeypatch):
     run = Run(machine, "line", nn.Linear(3, 1), 200, 0.1, 0.9, minutes=0.1)
     while not run.is_over:
         run.update(lambda points: run.model(points).square().mean(), torch.randn(8, 3))
-    assert run.step == 6  # of a second each
+    assert run.step == 6  # of a second each, from the first one's start
     assert Run(machine, "line", nn.Linear(3, 1), 200, 0.1, 0.9, minutes=0.1).is_over
 
 

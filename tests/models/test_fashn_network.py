@@ -144,6 +144,12 @@ def test_bfloat16_rounds_as_published(network, weights, conditions, tmp_path):
     assert (1000 * torch.tensor([0.866145], dtype=torch.bfloat16)).item() == 868
 
 
+def test_without_complex_numbers_the_function_is_the_same(network, conditions, monkeypatch):
+    expected = sample(network, conditions)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert (sample(network, conditions) - expected).abs().max() < CLOSE * expected.abs().max()
+
+
 def test_times_start_slowly():
     expected = [0.0, 0.06922778487205505, 0.18242551386356354, 0.4009789526462555, 1.0]
     assert np.abs(np.subtract(sampler.schedule(4), expected)).max() < 1e-7

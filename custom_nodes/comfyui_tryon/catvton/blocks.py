@@ -2,8 +2,8 @@
 
 On a GPU a pass over an activation costs as much as a small convolution. In channels_last convolutions convert nothing,
 1 x 1 convolutions and the way into attention and back are views, and the blocks below leave out what a bias, a time
-embedding or a division by 1 would add. Otherwise, and always on a CPU, they compute what diffusers computes, bit by
-bit.
+embedding or a division by 1 would add. On a CPU they compute what diffusers computes, bit by bit, unless the weights
+were on a GPU before and keep their layout.
 """
 
 import math
@@ -100,7 +100,8 @@ def scaled(
     `factor` float32 (N, groups, 1).
     """
     weight, bias = weight.view(factor.shape[1], -1), bias.view(factor.shape[1], -1)
-    # written in the dtype of `x`: other dtypes beside it would cost the large pass its speed
+    # written in the dtype of `x`: other dtypes beside it would cost the large pass its speed, and what rounding adds is
+    # less than what it already did to `x`
     scale, shift = x.new_empty(2, len(x), *weight.shape)
     torch.mul(weight, factor, out=scale)
     torch.addcmul(bias, centre, scale, value=-1, out=shift)
@@ -220,11 +221,16 @@ def _layer(module: torch.nn.Module) -> torch.nn.Module | None:
     with torch.device("meta"):
         if type(module) is torch.nn.GroupNorm and module.affine:
             found = GroupNorm(module.num_groups, module.num_channels, module.eps)
-        elif type(module) is torch.nn.Conv2d and module.kernel_size == (1, 1) and module.bias is not None:
+        elif type(module) is torch.nn.Conv2d and _is_pointwise(module):
             found = PointwiseConv(module.in_channels, module.out_channels, 1)
     if found is not None:
         found.weight, found.bias = module.weight, module.bias
     return found
+
+
+def _is_pointwise(conv: torch.nn.Conv2d) -> bool:
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return plain and conv.bias is not None
 
 
 def replace_layers(model: torch.nn.Module) -> None:

@@ -74,7 +74,8 @@ def _turned(
     length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
     inverse = torch.rsqrt(length.square() / tokens.shape[-1] + EPSILON)
     pairs, turns = (tokens * scales).unflatten(-1, (-1, 2)), rotary[:, None, None]
-    if torch.compiler.is_compiling():  # makes one kernel of all, but none of complex numbers
+    # a compiler makes one kernel of all, but none of complex numbers, which some devices lack
+    if torch.compiler.is_compiling() or tokens.device.type not in ("cpu", "cuda"):
         (even, odd), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
         pairs = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
         return out.copy_(pairs.flatten(-2) * inverse)
