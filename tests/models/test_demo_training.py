@@ -131,6 +131,11 @@ def test_latents_grow_by_shards_and_are_encoded_once(machine, shards, monkeypatc
     assert reached.flatten(2).all(2).any(0).all()
 
 
+def test_pairs_that_nobody_encodes_are_not_waited_for(machine):
+    with pytest.raises(RuntimeError, match="encodes"):
+        Latents(machine, 1.0, 1)
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
