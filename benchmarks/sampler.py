@@ -28,6 +28,7 @@ from common import Memory, median, report  # puts this project on the path
 import numpy as np
 import torch
 from comfyui_tryon.catvton import CatVTONPipeline, load_pipeline
+from comfyui_tryon.catvton.blocks import replace_blocks
 from comfyui_tryon.catvton.checkpoint import fuse_projections, remove_cross_attention
 from comfyui_tryon.demo.checkpoint import attention_keys
 from counting import Counter
@@ -275,6 +276,7 @@ def count(width: int, height: int) -> None:
     ours, _ = meta_models()
     remove_cross_attention(ours)
     fuse_projections(ours)
+    replace_blocks(ours)
     pipeline = CatVTONPipeline(ours.eval().requires_grad_(False), vae.eval().requires_grad_(False))
     published = Published(skip_cross_attention(plain), vae)
 
