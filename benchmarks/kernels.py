@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py [--sizes 768x1024] [--models FOLDER] [--compile]
 
-On a GPU in fp16, with weights of the published sizes or those in FOLDER. Each choice beside what the sampler does now:
+On a GPU in fp16, with weights of the published sizes or those in FOLDER. Each choice beside the first of its table:
 milliseconds, peak memory and PSNR of its result. A choice that the GPU or torch refuses says so in its row. On a CPU a
 rehearsal.
 """

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -81,14 +81,14 @@ def draw_shards(folder: Path, numbers: range) -> None:
         partial.rename(path)
 
 
-def start_drawing(folder: Path, shards: int, workers: int) -> list[multiprocessing.process.BaseProcess]:
+def start_drawing(folder: Path, shards: int, workers: int) -> Sequence[multiprocessing.process.BaseProcess]:
     """Draws the missing shards, of `shards` in all, in processes that end with this one."""
     spawn = multiprocessing.get_context("spawn")
     numbers = [range(worker, shards, workers) for worker in range(workers)]
     processes = [spawn.Process(target=draw_shards, args=(folder, some), daemon=True) for some in numbers]
     for process in processes:
         process.start()
-    return [*processes]
+    return processes
 
 
 def drawn(folder: Path) -> int:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from data import GARMENT, PERSON, WORN, ahead, load_shard, pixels
+from data import GARMENT, PERSON, WORN, load_shard, pixels
 from latents import Latents
 from run import Machine, Network, Run
 from unet import sampled
@@ -26,7 +26,6 @@ class DecoderStage:
 
 ON_CPU = DecoderStage(1200, 4, 4, 1e-3)
 ON_GPU = DecoderStage(6000, 16, 24, 1e-3, minutes=0.8)
-SAMPLER_STEPS = 4  # as in the demo's workflow
 OUTSIDE = 0.1  # weight of what is not in the mask, which nobody sees of what the UNet makes
 
 
@@ -37,7 +36,7 @@ def train_decoder(machine: Machine, vae: Network, unet: Network) -> None:
     run = Run(machine, "decoder", decoder.requires_grad_(True), stage.steps, stage.rate, 0.998, minutes=stage.minutes)
     if not run.is_over:
         latents = Latents(machine, vae.config.scaling_factor, 1)
-        results = [dressed(machine, unet, latents, shard) for shard in range(min(stage.shards, len(latents.shards)))]
+        results = [dressed(machine, unet, latents, shard) for shard in range(min(stage.shards, latents.shards))]
 
         def loss(made: torch.Tensor, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
             half = len(made)
@@ -50,12 +49,7 @@ def train_decoder(machine: Machine, vae: Network, unet: Network) -> None:
             seen = OUTSIDE + (1 - OUTSIDE) * masks[:half]
             return difference(people * seen, rebuilt * seen) + difference(others, others_rebuilt)
 
-        for shard, rows, images, masks in ahead(
-            partial(wholes, machine, stage, len(results)), range(run.step, run.steps), machine.readers
-        ):
-            if run.is_over:
-                break
-            torch.manual_seed(machine.seed(run.step))
+        for shard, rows, images, masks in run.batches(partial(wholes, machine, stage, len(results))):
             made = results[shard][rows[: len(rows) // 2]].float()
             run.update(loss, made, images, masks)
     run.averaged()
@@ -64,12 +58,12 @@ def train_decoder(machine: Machine, vae: Network, unet: Network) -> None:
 def dressed(machine: Machine, unet: Network, latents: Latents, shard: int) -> torch.Tensor:
     """Returns the latents that the UNet makes of a shard's pairs, float16 (pairs, 4, h, w), unscaled."""
     torch.manual_seed(machine.seed(shard))
-    pairs = latents.scaled(latents.shards[shard])
+    pairs = latents.scaled(latents.shard(shard))
     made = []
     with torch.no_grad(), torch.autocast(machine.device.type, torch.float16, enabled=machine.is_gpu):
         for first in range(0, len(pairs["mask"]), at_once := 64 if machine.is_gpu else 4):
             few = {name: tensor[first : first + at_once] for name, tensor in pairs.items()}
-            made.append(sampled(unet, few, SAMPLER_STEPS).half())
+            made.append(sampled(unet, few).half())
     return torch.cat(made) / latents.scaling_factor
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +30,30 @@ class Latents:
 
     def __init__(self, machine: Machine, scaling_factor: float, reduction: int) -> None:
         self.machine, self.scaling_factor, self.reduction = machine, scaling_factor, reduction
-        self.shards: list[Shard] = []
+        self.shards = 0
         self.tensors: Shard = {}
+        self.extend()
         while not self.shards:
-            self.extend()
-            if not self.shards and machine.leads and not any(child.name == ENCODER for child in active_children()):
-                raise RuntimeError("The process that encodes the pairs ended; look above for the reason.")
+            is_coming = not machine.leads or is_encoding()  # asked before: it ends when it has written all
             time.sleep(0.1)
+            self.extend()
+            if not self.shards and not is_coming:
+                raise RuntimeError("The process that encodes the pairs ended; look above for the reason.")
 
     def extend(self) -> None:
         """Takes in the shards that have become ready."""
-        known = len(self.shards)
-        while (path := shard_path(self.machine, len(self.shards))).exists():
-            self.shards.append(torch.load(path, map_location=self.machine.device)[self.reduction])
-        if more := self.shards[known:]:
+        more = []
+        while (path := shard_path(self.machine, self.shards + len(more))).exists():
+            more.append(torch.load(path, map_location=self.machine.device)[self.reduction])
+        if more:
             parts = [self.tensors, *more] if self.tensors else more
             self.tensors = {name: torch.cat([part[name] for part in parts]) for name in more[0]}
+            self.shards += len(more)
+
+    def shard(self, number: int) -> Shard:
+        """Returns the pairs of one of the shards, which are of one size."""
+        size = len(self.tensors["mask"]) // self.shards
+        return {name: tensor[number * size : (number + 1) * size] for name, tensor in self.tensors.items()}
 
     def batch(self, count: int) -> dict[str, torch.Tensor]:
         """Returns `count` random pairs, the latents scaled and in float32, the sources as int64."""
@@ -57,6 +64,10 @@ class Latents:
         """Returns pairs as the UNet takes them: the latents scaled and in float32, the sources as int64."""
         latents = {name: shard[name].float() * self.scaling_factor for name in PARTS}
         return {**latents, "mask": shard["mask"].float(), "sources": shard["sources"].long()}
+
+
+def is_encoding() -> bool:
+    return any(child.name == ENCODER for child in multiprocessing.active_children())
 
 
 def start_encoding(machine: Machine) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import LABELS, ahead, some_rows
+from data import LABELS, some_rows
 from run import SEED, Machine, Network, Run
 
 STEPS, BATCH, RATE = 4300, 8, 1.5e-3
@@ -32,8 +32,7 @@ def train_parser(machine: Machine) -> Network:
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return run.model(pixel_values=(images - mean) / std, labels=labels).loss
 
-    for images, labels in ahead(partial(some_people, machine), range(run.step, run.steps), machine.readers):
-        torch.manual_seed(machine.seed(run.step))
+    for images, labels in run.batches(partial(some_people, machine)):
         run.update(loss, images, labels)
     return run.averaged()
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed
+from data import ahead
 from PIL import Image, ImageDraw
 
+T = TypeVar("T")
 Network = Any  # a torch.nn.Module; mypy would take each of its layers for a Tensor or a Module
 SEED = 7
 SAY_EVERY, SAVE_EVERY_S = 20, 60
@@ -116,6 +118,14 @@ class Run:
     def dtype(self) -> torch.dtype:
         """Returns the type of what `computing` takes."""
         return next(self.computing.parameters()).dtype
+
+    def batches(self, make: Callable[[int], T]) -> Iterator[T]:
+        """Yields what `make` returns for each step that is left, made ahead, with torch seeded for the step."""
+        for batch in ahead(make, range(self.step, self.steps), self.machine.readers):
+            if self.is_over:
+                return
+            torch.manual_seed(self.machine.seed(self.step))
+            yield batch
 
     def update(self, loss: Loss, *inputs: torch.Tensor) -> None:
         """Takes a step for the loss of some inputs. The same function is to do the same with inputs of the same shapes,

@@ -48,6 +48,7 @@ BROAD_WEIGHT, BROAD = 1.6, 4  # of the errors' means over so many latents' cells
 GARMENT_DROPOUT = 0.03
 PASSED_THROUGH = 5.0  # what cross-attention's pass-through is made to carry
 SHOWN = 4
+SAMPLER_STEPS = 4  # as in the demo's workflow
 EXTEND_EVERY = 20
 
 
@@ -166,10 +167,13 @@ def predict(
     return unet(model_input.to(unet.dtype), timesteps, None).sample.float()
 
 
-def sampled(unet: Network, batch: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
-    """Returns the latents that the sampler of the demo's workflow makes of each pair, (n, 4, h, w)."""
+def sampled(unet: Network, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the latents that the sampler of the demo's workflow makes of each pair, (n, 4, h, w).
+
+    `CatVTONPipeline.denoise` takes one pair at a time.
+    """
     solver: Any = make_scheduler("ddim")
-    solver.set_timesteps(steps)
+    solver.set_timesteps(SAMPLER_STEPS)
     mask, condition = batch["mask"], torch.cat([batch["masked"], batch["garment"]], 2)
     place = torch.cat([mask, torch.zeros_like(mask)], 2)
     latents = torch.randn_like(condition)
@@ -244,7 +248,7 @@ def show(machine: Machine, name: str, unet: Network, vae: Network) -> None:
     """Held-out pairs: person, garment, result, truth."""
     pipeline = CatVTONPipeline(copy.deepcopy(unet), copy.deepcopy(vae)).eval()  # it changes the layout of its models
     size = WIDTH, HEIGHT
-    options = dict(num_inference_steps=4, guidance_scale=1.0, mask_blur=0, width=size[0], height=size[1])
+    options = dict(num_inference_steps=SAMPLER_STEPS, guidance_scale=1.0, mask_blur=0, width=size[0], height=size[1])
     groups = []
     for seed in range(SHOWN):
         pair = draw_pair(seed, *size)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from comfyui_tryon.demo import checkpoint
-from data import HEIGHT, PERSON, WIDTH, ahead, load_shard, picture, pixels, some_rows
+from data import HEIGHT, PERSON, WIDTH, load_shard, picture, pixels, some_rows
 from run import SEED, Machine, Network, Run
 from sheets import sheet
 
@@ -98,10 +98,7 @@ def train_vae(machine: Machine) -> Network:
         rebuilt = run.computing.decode((mean + noise).to(run.dtype)).sample.float()
         return difference(images, rebuilt) + 1e-4 * mean.square().mean()
 
-    for images in ahead(partial(crops, machine, stage, run), range(run.step, run.steps), machine.readers):
-        if run.is_over:
-            break
-        torch.manual_seed(machine.seed(run.step))
+    for images in run.batches(partial(crops, machine, stage, run)):
         run.update(loss, images)
     run.averaged()
     whiten(machine, vae)

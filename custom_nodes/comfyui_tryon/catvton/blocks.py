@@ -33,8 +33,10 @@ def take_layout(model: torch.nn.Module, device: torch.device) -> torch.memory_fo
     """
     if device.type != "cuda" or torch.version.hip or not torch.backends.cudnn.enabled:
         return torch.contiguous_format
-    with torch.inference_mode(False):  # else its parameters could never be changed in place again
-        model.to(memory_format=torch.channels_last)
+    # the first parameter is a convolution's, and all are converted together; looking at each takes milliseconds
+    if not next(model.parameters()).is_contiguous(memory_format=torch.channels_last):
+        with torch.inference_mode(False):  # else its parameters could never be changed in place again
+            model.to(memory_format=torch.channels_last)
     return torch.channels_last
 
 
