@@ -21,7 +21,6 @@ from .schema import SEED_MAX, TryonRequest
 from .weights.search import demo_notice
 from .workflows.binding import Workflow
 
-MAX_RESULT_SIDE = 16_383  # what WebP can hold
 CAUTIONS: Mapping[CautionCode, str] = {
     "several_people": "There are several people in person_image. Crop it to the one to dress.",
     "garment_area_small": "The garment covers few pixels, so detail is lost. Send a larger or closer person_image.",
@@ -172,5 +171,5 @@ def make_report(garment: np.ndarray, framed: Framed, after: np.ndarray) -> Repor
 
 def _check_result(pixels: np.ndarray) -> None:
     """Raises ValueError, in the node that delivers them, if `pixels` are no image that can be encoded."""
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= MAX_RESULT_SIDE:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not 1 <= min(pixels.shape) <= max(pixels.shape) <= images.MAX_SIDE:
         raise ValueError(f"What is linked to images is of the shape {pixels.shape}, not (height, width, 3).")

@@ -21,7 +21,7 @@ from .imagefiles.strips import CHANNELS, STRIP_BYTES, STRIP_PIXELS, Allocate, em
 PILLOW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])]
 INPUT_FORMATS = [*PILLOW_FORMATS, *(["HEIC"] if HAS_HEIF else []), *(["JPEG XL"] if HAS_JXL else [])]
 MIN_SIDE = 16
-MAX_SIDE = 16_384
+MAX_SIDE = 16_383  # what WebP can hold, so that every image can be a result
 
 FORMAT_NAMES = {"HEIF": "HEIC", "JXL": "JPEG XL"}
 TURNED = ("HEIF", "JXL")  # by their decoders, as the file itself says and not its EXIF

@@ -37,7 +37,7 @@ def parse(fields: Any) -> TryonRequest:
     try:
         return TryonRequest.model_validate(given)
     except ValidationError as error:
-        raise _api_error(error) from None
+        raise _api_error(error, given) from None
 
 
 def _missing(missing: list[str], unknown: dict[str, Any]) -> ApiError:
@@ -78,7 +78,7 @@ def _named(unknown: list[str]) -> str:
     return " ".join(sentences)
 
 
-def _api_error(error: ValidationError) -> ApiError:
+def _api_error(error: ValidationError, given: dict[str, Any]) -> ApiError:
     # an unknown field first: it may be the misspelt name of one whose value seems wrong
     problems = error.errors(include_url=False, include_context=False)
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
@@ -86,8 +86,11 @@ def _api_error(error: ValidationError) -> ApiError:
     field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return unknown_field(field)
+    named, sent = field, given.get(field)
+    if len(first["loc"]) > 1 and isinstance(sent, list) and len(sent) > 1:
+        named = f"{field}[{first['loc'][1]}]"
     if first["type"] == "image":
-        return ApiError("invalid_image", f"{field} {first['msg'].rstrip('.')}.", field=field)
+        return ApiError("invalid_image", f"{named} {first['msg'].rstrip('.')}.", field=field)
     message = first["msg"]
     message = message.removeprefix("Input ").removeprefix("Value ")
-    return ApiError("invalid_parameter", f"{field}: {message[:1].lower()}{message[1:]}.", field=field)
+    return ApiError("invalid_parameter", f"{named}: {message[:1].lower()}{message[1:]}.", field=field)

@@ -20,6 +20,7 @@ from .fields import check_fields, draw_seed, images_of, values_of
 from .pending import PendingRequest, PendingRequests, Result, Status
 from .schema import IMAGE_FIELDS, SEED_MAX, SEVERAL_FIELDS, TryonRequest
 from .settings import Settings
+from .weights.reading import last_sign
 from .workflows.binding import Workflow
 from .workflows.format import WorkflowInvalid
 from .workflows.store import Workflows
@@ -41,7 +42,7 @@ class TryOn:
         self._engine = engine
         self._workflows = workflows
         self._requests = PendingRequests()
-        self._progress_due: dict[Run, float] = {}
+        self._progress: dict[Run, tuple[float, float]] = {}  # when there was some last, and how long there may be none
         self._stopping: Callable[[], ApiError] | None = None
         self._fault: str | None = None
         self._execute_s = FIRST_EXECUTE_S
@@ -119,7 +120,7 @@ class TryOn:
     @property
     def executing(self) -> bool:
         """Whether the executor is at a run, which may outlive its request."""
-        return bool(self._progress_due)
+        return bool(self._progress)
 
     def cancel(self, caller: str, request_id: str) -> bool:
         """Cancels one request; returns False if that caller has none with that id, or none that is unfinished."""
@@ -137,8 +138,8 @@ class TryOn:
             raise ApiError("workflow_invalid", f"Workflow {name!r} cannot be used: {error}.") from None
 
     def _stuck(self) -> str | None:
-        now = time.monotonic()
-        if any(now > due for due in self._progress_due.values()):
+        silent_s = time.monotonic() - last_sign()
+        if any(min(silent_s, time.monotonic() - last) > patience for last, patience in self._progress.values()):
             return f"the executor has made no progress for {self._settings.timeout_s:g} s"
         return None
 
@@ -255,7 +256,7 @@ class TryOn:
             on_start=lambda: self._on_start(request, run),
             on_progress=lambda progress: self._on_progress(request, run, progress.overall(*part)),
         )
-        run.finished.add_done_callback(lambda finished: self._progress_due.pop(run, None))
+        run.finished.add_done_callback(lambda finished: self._progress.pop(run, None))
         self._engine.queue(run)
         self._announce_positions()
         try:
@@ -278,20 +279,19 @@ class TryOn:
 
     def _on_start(self, request: PendingRequest, run: Run) -> None:
         if not run.finished.done():
-            self._progress_due[run] = self._due(request)
+            self._note_progress(request, run)
         if not request.started:
             request.started = time.perf_counter()
             request.on_event(Status("running"))
         self._announce_positions()
 
     def _on_progress(self, request: PendingRequest, run: Run, progress: Progress) -> None:
-        if run in self._progress_due:
-            self._progress_due[run] = self._due(request)
+        if run in self._progress:
+            self._note_progress(request, run)
         request.on_event(progress)
 
-    def _due(self, request: PendingRequest) -> float:
-        """Returns when the executor must have made progress on `request` to pass for alive."""
-        return time.monotonic() + (request.timeout_s or self._settings.timeout_s) + STUCK_GRACE_S
+    def _note_progress(self, request: PendingRequest, run: Run) -> None:
+        self._progress[run] = time.monotonic(), (request.timeout_s or self._settings.timeout_s) + STUCK_GRACE_S
 
     def _announce_positions(self) -> None:
         for position, request in enumerate(self._requests.at_engine):

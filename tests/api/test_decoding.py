@@ -142,6 +142,27 @@ async def test_one_that_no_longer_waits_lets_those_behind_it_pass():
     assert budget.taken == 0
 
 
+async def test_a_share_given_back_in_the_moment_in_which_a_waiting_request_is_canceled_goes_to_the_next():
+    budget = Budget(10)
+
+    async def hold(size: int, until: asyncio.Event) -> None:
+        with budget.share() as share:
+            await share.take(size)
+            await until.wait()
+
+    end = asyncio.Event()
+    holder, canceled, following = (asyncio.ensure_future(hold(size, end)) for size in (8, 5, 6))
+    await asyncio.sleep(0)
+    holder.cancel()
+    canceled.cancel()
+    ended = await asyncio.gather(holder, canceled, return_exceptions=True)
+    assert all(isinstance(error, asyncio.CancelledError) for error in ended)
+    assert budget.taken == 6
+    end.set()
+    await following
+    assert budget.taken == 0
+
+
 async def test_a_request_waits_for_its_share_and_can_be_canceled_meanwhile(api, grey):
     client = await api(decode_mb=64)
     budget = client.parts._tryon._decoder._budget
@@ -174,6 +195,15 @@ async def test_images_that_could_never_fit_are_refused(api, grey):
     status, content = await client.tryon(grey | {"person_image": large})
     assert (status, content["error"]["code"]) == (422, "image_too_large")
     assert content["error"]["details"] == {"field": "person_image"}
+
+
+async def test_an_operator_may_allow_more_pixels_than_pillow_does():
+    header = struct.pack(">IIBBBBB", 14_000, 14_000, 1, 0, 0, 0, 0)
+    cut = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+    decoder = Decoder(10**10, 200_000_000)
+    with decoder.share() as share, pytest.raises(ApiError) as caught:
+        await decoder.decode({"person_image": cut}, share)
+    assert caught.value.code == "invalid_image"
 
 
 async def test_images_that_fit_only_one_after_the_other_are_decoded_so():

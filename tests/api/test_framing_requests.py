@@ -104,10 +104,18 @@ async def test_what_cannot_be_done_is_refused_by_name(api, grey, case):
     assert not client.engine.runs
 
 
-async def test_an_error_says_which_of_several_garments_it_is(api, grey):
+@pytest.mark.parametrize("second", ["aGVsbG8gaGVsbG8=", "not base64!!", None])
+async def test_an_error_says_which_of_several_garments_it_is(api, grey, second):
     client = await api()
-    _, content = await client.tryon(grey | {"garment_image": [level(1), "aGVsbG8gaGVsbG8="]})
-    assert content["error"]["message"].startswith("garment_image[1]")
+    _, content = await client.tryon(grey | {"garment_image": [level(1), second]})
+    assert content["error"]["message"].startswith("garment_image[1] ")
+    assert content["error"]["details"]["field"] == "garment_image"
+
+
+async def test_an_error_says_which_of_several_types_it_is(api, grey):
+    client = await api()
+    _, content = await client.tryon(grey | {"garment_image": [level(1)] * 2, "cloth_type": ["upper", "shirt"]})
+    assert content["error"]["message"].startswith("cloth_type[1]: should be 'upper'")
 
 
 @pytest.mark.parametrize("finished", [0, 1, 2])

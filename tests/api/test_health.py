@@ -1,10 +1,13 @@
 """What the health paths say through a worker's life."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
-from comfyui_tryon.tryon import TryOn
+from comfyui_tryon import tryon
+from comfyui_tryon.weights import reading
 
 
 async def states(client) -> dict[str, int]:
@@ -79,7 +82,7 @@ async def test_a_dead_engine_fails_what_waits_and_stays_dead(api, grey):
 
 async def stuck(api, grey, monkeypatch, locked: bool):
     """A client, whose first request's run makes no progress, and two requests on their way."""
-    monkeypatch.setattr(TryOn, "_due", lambda self, request: 0.0)
+    monkeypatch.setattr(tryon, "STUCK_GRACE_S", -1e6)
     client = await api(locked=locked)
     while (await states(client))["/ping"] == 204:
         pass
@@ -98,6 +101,32 @@ async def test_locked_an_executor_without_progress_fails_what_waits_and_stays_fa
     assert all(run.finished.done() for run in client.engine.runs)
     client.parts._tryon.check_engine()
     assert await states(client) == FAILED
+
+
+async def test_a_model_that_is_read_slowly_is_no_lack_of_progress(api, grey, monkeypatch):
+    client = await api(locked=True)
+    while (await states(client))["/ping"] == 204:
+        pass
+    client.engine.holds = True
+    sent = asyncio.ensure_future(client.tryon(grey))
+    await client.until(lambda: client.engine.runs)
+    client.engine.start(client.engine.runs[0])
+    passed = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed, perf_counter=time.perf_counter)
+    for module in (tryon, reading):
+        monkeypatch.setattr(module, "time", clock)
+
+    def fault() -> str | None:
+        client.parts._tryon.check_engine()
+        return client.parts._tryon.fault
+
+    with reading.reading("fashn"):
+        passed = 1000.0
+        assert fault() is None
+    assert fault() is None
+    passed = 2000.0
+    assert "no progress" in fault()
+    assert (await sent)[0] == 503
 
 
 async def test_unlocked_it_is_ready_again_with_the_next_progress(api, grey, monkeypatch):

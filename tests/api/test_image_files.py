@@ -344,6 +344,11 @@ def test_what_is_no_image_is_named(what):
         ("<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         ("%%%", "base64"),
         ("{'image': 1}", "JSON"),
+        ("s3://bucket/person.jpg", "URL"),
+        ("//cdn.shop.example/person", "URL"),
+        ("/home/me/my person.jpeg", "file"),
+        ("D:\\person.tmp", "path"),
+        ("person.heic", "file"),
     ],
 )
 async def test_text_in_the_place_of_base64_is_named(api, grey, text, word):

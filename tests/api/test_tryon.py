@@ -99,6 +99,17 @@ async def test_a_form_is_the_same_request(api, grey):
     assert content["output"] == (await client.tryon(grey | {"seed": 5, "num_inference_steps": 2}))[1]["output"]
 
 
+async def test_a_forms_text_may_have_letters_of_any_language(api, grey):
+    client = await api()
+    text = f"data:image/png;name=größe.png;base64,{grey['person_image']}"
+    form = FormData(grey | {"person_image": text}, default_to_multipart=True)
+    async with client.post("/api/v1/tryon", data=form) as reply:
+        assert reply.status == 200, await reply.text()
+    form = FormData(grey | {"person_image": "https://shop.example/größe.png"}, default_to_multipart=True)
+    async with client.post("/api/v1/tryon", data=form) as reply:
+        assert reply.status == 422 and "TRYON_URL_HOSTS" in await reply.text()
+
+
 BAD = [
     ({"person_image": None}, 422, "missing_field"),
     ({"person_image": "!!!"}, 422, "invalid_image"),

@@ -230,6 +230,18 @@ def test_a_conversion_to_pixels_takes_little_more_memory_than_the_pixels():
     assert peak < pixels.nbytes + 3e6
 
 
+def test_the_choices_of_an_input_node_follow_its_folder(inputs):
+    def choices() -> list[str]:
+        return nodes.TryOnPersonImage.INPUT_TYPES()["required"]["image"][0]
+
+    assert "new.PNG" not in choices()
+    for name in ("new.PNG", "notes.txt"):
+        (inputs / name).write_bytes(b"")
+    assert choices()[:2] == ["", "new.PNG"] and "notes.txt" not in choices()
+    (inputs / "new.PNG").unlink()
+    assert "new.PNG" not in choices()
+
+
 def cut_out() -> Image.Image:
     """A person whose transparent pixels keep their colours."""
     pixels = np.full((32, 24, 4), (200, 10, 30, 255), np.uint8)

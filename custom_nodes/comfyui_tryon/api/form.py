@@ -1,5 +1,6 @@
 """Reads forms as browsers and HTTP libraries write them."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,6 +18,8 @@ TEXT_FIELD_LIMIT = 4096
 FORM_LINES_LIMIT = 1000
 # A hidden control by which a browser says how the texts of a form are encoded, as each part does anyway.
 CHARSET_FIELD = "_charset_"
+# What text that holds an image may begin with, and no image file does.
+TEXT = re.compile(rb"\s*(data:|https?://)", re.IGNORECASE)
 # Others, such as punycode, take milliseconds for a few kilobytes.
 CHARSETS = re.compile(
     r"utf[-_]?(8|16)([-_]?[lb]e)?|(us[-_])?ascii|(iso[-_]?8859|windows|cp|koi8)[-_]?\w{1,4}|latin[-_]?\d{1,2}"
@@ -87,8 +90,9 @@ def _field_name(part: BodyPartReader) -> str:
 
 def _image(part: BodyPartReader, data: bytearray) -> bytes | str:
     """Returns a file's bytes, or text that holds an image. Without a file name it may be either."""
-    if part.filename is None and data.isascii():
-        return data.decode("ascii")
+    if part.filename is None and (data.isascii() or TEXT.match(data)):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode()
     return bytes(data)
 
 

@@ -33,19 +33,20 @@ class Budget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came and was not taken
-                self.give_back(size)
-            else:
-                self._waiting.remove((size, turn))
-                self.give_back(0)  # those behind may fit
+            # the turn may have come and not been taken; otherwise those behind may fit now
+            self.give_back(0 if turn.cancelled() else size)
             raise
 
     def give_back(self, size: int) -> None:
         self.taken -= size
-        while self._waiting and self.taken + self._waiting[0][0] <= self.total:
-            next_size, turn = self._waiting.popleft()
-            self.taken += next_size
-            turn.set_result(None)
+        while self._waiting:
+            next_size, turn = self._waiting[0]
+            if not turn.cancelled():  # which it is before its request notices
+                if self.taken + next_size > self.total:
+                    break
+                self.taken += next_size
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 class Share:

@@ -51,9 +51,13 @@ TEXT_BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"blob:", "a URL of a web page", "Read the blob's bytes, and send those."),
     (b"data:", "a data URI inside the image's bytes", "Decode it once, or send it as text in JSON."),
     (b"file:", "a path", BYTES),
-    (b"c:\\", "a path", BYTES),
     (b"{", "JSON", BYTES),
     (b"[", "JSON", BYTES),
+]
+FORMS_OF_TEXT: list[tuple[re.Pattern[bytes], str, str]] = [
+    (re.compile(rb"([a-z][a-z0-9+.-]*:)?//[\w.-]+/"), "a URL of a kind that is not fetched", BYTES),
+    (re.compile(rb"[a-z]:[\\/]|\\\\"), "a path", BYTES),
+    (re.compile(rb"[^\r\n<>\"]+\.(jpe?g|png|webp|avif|hei[cf]|gif|bmp|tiff?)\s*$"), "a file's name", BYTES),
 ]
 BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\r\n]{24,}={0,2}\s*")
 # What base64 of the formats begins with.
@@ -106,6 +110,9 @@ def _text(data: bytes) -> str:
     low = start.lower()
     for beginning, what, advice in TEXT_BEGINNINGS:
         if low.startswith(beginning):
+            return f"is {what}, not an image. {advice}"
+    for form, what, advice in FORMS_OF_TEXT:
+        if form.match(low):
             return f"is {what}, not an image. {advice}"
     if b"<svg" in low and low.startswith(b"<"):
         return "is an SVG drawing. Render it as PNG, and send that."

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from .. import metrics
 from ..catvton.checkpoint import load_pipeline
 from ..catvton.pipeline import MOST_STEPS, SCHEDULERS, SEED_LIMIT, CatVTONPipeline, preview, working_memory
 from ..engine import current as engine
 from ..weights import search as weights
 from ..weights.loaders import ATTENTION_VERSIONS, LOADERS, PRECISIONS
+from ..weights.reading import reading
 from .models import dtype, unwrap
 from .tensors import from_uint8, to_pil
 
@@ -177,5 +177,5 @@ class TryOnCatVTON:
 # Shared by all workflows, because ComfyUI's own cache forgets a loader's output as soon as another workflow runs.
 @lru_cache(maxsize=2)
 def _pipeline(base: Path, vae: Path, catvton: Path, attention_version: str, dtype: torch.dtype, compile: bool) -> Any:
-    with metrics.model_load.labels("catvton").time():
+    with reading("catvton"):
         return engine().hold(load_pipeline(base, vae, catvton, attention_version, dtype, compile))

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import metrics
 from ..engine import current as engine
 from ..fashn.pipeline import FashnPipeline, load_pipeline
 from ..fashn.sampler import CANVAS, CLASSES, STEPS_MAX, preview, working_memory
 from ..weights import search as weights
 from ..weights.loaders import LOADERS
+from ..weights.reading import reading
 from .models import DTYPES, unwrap
 from .tensors import from_uint8, to_pixels
 
@@ -195,5 +195,5 @@ def _dtype(precision: str) -> torch.dtype:
 # Shared by all workflows, because ComfyUI's own cache forgets a loader's output as soon as another workflow runs.
 @lru_cache(maxsize=2)
 def _pipeline(folder: Path, dtype: torch.dtype, compile: bool) -> Any:
-    with metrics.model_load.labels("fashn").time():
+    with reading("fashn"):
         return engine().hold(load_pipeline(folder, dtype, compile))

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from .. import exchange, metrics
+from .. import exchange
 from ..engine import current as engine
 from ..masker import CLOTH_TYPES, GeometricMasker, Masker, SchpDensePoseMasker, SegformerMasker
 from ..weights import search as weights
 from ..weights.loaders import LOADERS, PARSERS
+from ..weights.reading import reading
 from .models import dtype, unwrap
 from .tensors import from_uint8, to_pixels
 from .token import TOKEN
@@ -146,5 +147,5 @@ class TryOnAutoMasker:
 def _masker(parser: str, folder: Path | None, dtype: torch.dtype) -> Any:
     if folder is None:
         return engine().hold(GeometricMasker())
-    with metrics.model_load.labels(parser).time():
+    with reading(parser):
         return engine().hold(LOADED[parser].load(folder, dtype))

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +238,15 @@ def _input_files() -> list[str]:
     folder = engine().input_folder()
     if folder is None or not folder.is_dir():
         return [""]
+    samples = (f"{SAMPLES_FOLDER}/{path.name}" for path in sorted(SAMPLES.glob("*.png")))
+    return ["", *_images_in(folder, folder.stat().st_mtime_ns), *samples]
+
+
+@lru_cache(maxsize=1)
+def _images_in(folder: Path, changed_ns: int) -> list[str]:
+    """Lists a folder's images once for each of its states: it may have thousands, and each check of a prompt asks."""
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
-    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    return ["", *files, *(f"{SAMPLES_FOLDER}/{path.name}" for path in sorted(SAMPLES.glob("*.png")))]
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes))
 
 
 def _input_path(image: str) -> Path | None:
