@@ -131,10 +131,16 @@ def _weight_file(path: Path) -> Row:
 
 
 def _gpu() -> Row:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:  # such as a library of CUDA that is not there
+        return Row("FAIL", "torch", f"cannot be imported ({_reason(error)})", "pip install --force-reinstall torch")
     if torch.cuda.is_available():
-        free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
+        try:
+            free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
+        except RuntimeError as error:
+            fix = "look at nvidia-smi: other processes may use all of its memory, or one may have it for itself"
+            return Row("FAIL", "GPU", f"cannot be used ({_reason(error)})", fix)
         found = f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GB free, CUDA {torch.version.cuda}"
         if free >= MEMORY_GB:
             return Row("ok", "GPU", found)
@@ -143,6 +149,10 @@ def _gpu() -> Row:
         found = f"torch {torch.__version__} cannot use it (CUDA {torch.version.cuda})"
         return Row("FAIL", "GPU", found, "update the driver, or install a torch built for its CUDA version")
     return Row("warn", "GPU", "none: an image takes minutes", "start on a machine with a GPU; for Docker: --gpus all")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _memory() -> Iterator[Row]:
@@ -163,7 +173,9 @@ def _available_memory() -> float | None:
     try:
         group = Path("/sys/fs/cgroup")
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
+        facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # files that were read, such as the weights just now, make room for others
+        available = min(available, limit - used + int(facts.get("inactive_file", 0)))
     except (OSError, ValueError):
         pass
     return available / 1e9

@@ -16,9 +16,10 @@ import runpy
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 LIBRARY = re.compile(rf"<|{re.escape(os.path.dirname(os.__file__))}|.*[/\\](site|dist)-packages[/\\]")
@@ -115,12 +116,13 @@ def combined(arguments: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def ending_when_told() -> Iterator[None]:
-    """Ends the process at a SIGTERM, and without a traceback at a Ctrl-C that nothing within catches.
+def ending_when_told(leave: Callable[[int], Any] | None = None) -> Iterator[None]:
+    """Ends the process at a SIGTERM, by `end` or another way, and without a traceback at a Ctrl-C that nothing within
+    catches.
 
     As the first process of a container, one that is still loading would ignore SIGTERM.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: end(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, frame: (leave or end)(128 + number))
     try:
         yield
     except KeyboardInterrupt:

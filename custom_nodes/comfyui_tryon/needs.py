@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from .settings import Settings
 from .weights.loaders import CHOICES, LOADERS, Loader, Needs
 from .weights.search import resolve_all
+from .workflows.dependence import ancestors, reachable
 from .workflows.format.api import normalised
 from .workflows.format.checks import WorkflowInvalid, describe, shown
-from .workflows.format.graph import parse_definitions, parse_graph
+from .workflows.format.graph import Graph, parse_definitions, parse_graph
+from .workflows.format.kinds import SET_OR_GET
 
 
 class Problem(Exception):
@@ -76,7 +78,7 @@ def read_needs(chosen: Settings) -> Needs:
 
 
 def _loader_nodes(workflow: Any) -> Iterator[LoaderNode]:
-    """Yields every loader node whose output is linked.
+    """Yields every loader node that a TryOnOutput depends on; without one, every loader node whose output is linked.
 
     The server's converter needs every node's class, and those come with torch and with ComfyUI. The loaders' widgets
     are few and plain enough to be read without it.
@@ -88,18 +90,33 @@ def _loader_nodes(workflow: Any) -> Iterator[LoaderNode]:
         return
     prompt, _ = normalised(workflow, {})
     links = [value for entry in prompt.values() for value in entry["inputs"].values() if isinstance(value, list)]
-    origins = {origin for origin, _ in links}
+    linked = {origin for origin, _ in links}
+    outputs = [node_id for node_id, entry in prompt.items() if entry["class_type"] == "TryOnOutput"]
+    needed = ancestors(prompt, outputs) if outputs else linked
     for node_id, entry in prompt.items():
-        if node_id in origins and (loader := LOADERS.get(entry["class_type"])):
+        if node_id in linked & needed and (loader := LOADERS.get(entry["class_type"])):
             yield LoaderNode(describe(node_id, entry["class_type"], entry["_meta"]["title"]), loader, entry["inputs"])
+
+
+def _needed(graph: Graph) -> set[str]:
+    """Returns the nodes that a TryOnOutput depends on; all, if none is in this graph or some values need no links."""
+    outputs = [node.id for node in graph.nodes.values() if node.type == "TryOnOutput" and node.active]
+    if not outputs or graph.broadcast or any(SET_OR_GET.fullmatch(node.type) for node in graph.nodes.values()):
+        return set(graph.nodes)
+    origins: dict[str, list[str]] = {}
+    for link in graph.links.values():
+        origins.setdefault(link.target, []).append(link.origin)
+    return reachable(origins, outputs)
 
 
 def _of_the_page(workflow: dict[str, Any]) -> Iterator[LoaderNode]:
     root = parse_graph({key: workflow.get(key) for key in ("nodes", "links")}, "the workflow")
     for graph in (root, *parse_definitions(workflow).values()):
-        origins = {link.origin for link in graph.links.values()}
+        needed = {link.origin for link in graph.links.values()}
+        if graph is root:
+            needed &= _needed(root)
         for node in graph.nodes.values():
-            if (loader := LOADERS.get(node.type)) and node.active and node.id in origins:
+            if (loader := LOADERS.get(node.type)) and node.active and node.id in needed:
                 values = node.values
                 named = values if isinstance(values, dict) else dict(zip(loader.defaults, values, strict=False))
                 linked = {slot.name: [slot.link] for slot in node.inputs if slot.link is not None}

@@ -382,6 +382,46 @@ def test_both_formats_need_the_same_files(name, count):
     assert len(api) == count and page == api
 
 
+def test_loaders_that_the_result_does_not_depend_on_need_nothing(tmp_path):
+    """They may feed a preview, or a sampler that is muted."""
+    served = json.loads((ROOT / "workflows" / "catvton_mask.json").read_text())
+    beside = {
+        "20": {"class_type": "TryOnLoadAutoMasker", "inputs": {}},
+        "21": {"class_type": "TryOnAutoMasker", "inputs": {"pipe": ["20", 0], "target_image": ["1", 0]}},
+        "22": {"class_type": "PreviewImage", "inputs": {"images": ["21", 0]}},
+    }
+    assert needed(tmp_path, served | beside) == needed(tmp_path, served) != []
+
+    plain = json.loads((TEMPLATES / "catvton.json").read_text())
+    ids = {node["type"]: node["id"] for node in plain["nodes"]}
+    for link in plain["links"]:
+        if link[3] == ids["TryOnOutput"]:
+            link[1:3] = ids["TryOnPersonImage"], 0
+    assert needed(tmp_path, plain) == []
+    plain["nodes"][0]["type"] = "SetNode"
+    assert len(needed(tmp_path, plain)) == 4, "values may arrive without links"
+
+
+def test_a_torch_or_a_gpu_that_does_not_work_is_a_row_like_others(monkeypatch):
+    import torch
+
+    def busy() -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors might be")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    row = check._gpu()
+    assert (row.state, row.subject) == ("FAIL", "GPU") and "busy or unavailable)" in row.found and row.fix
+    monkeypatch.setitem(sys.modules, "torch", None)
+    row = check._gpu()
+    assert (row.state, row.subject) == ("FAIL", "torch") and "cannot be imported" in row.found and row.fix
+
+
+def needed(folder: Path, workflow: dict) -> list:
+    (folder / "own.json").write_text(json.dumps(workflow))
+    return needs.read_needs(Settings(workflows_dir=folder, workflow="own"))
+
+
 def test_nothing_heavy_is_imported():
     code = "import sys; from comfyui_tryon import check; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], env=environment(None), capture_output=True, text=True)

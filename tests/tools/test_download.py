@@ -139,6 +139,19 @@ def test_a_named_revision_moves_the_lock(hub, complete):
     assert UNET.split("/", 1)[1] not in hub.fetched()
 
 
+def test_files_stay_until_those_that_take_their_places_are_complete(hub, complete):
+    model, another = complete / UNET, LARGE[::-1]
+    hub.commits["next"] = "b" * 40
+    hub.repositories[files.BASE] |= {"unet/config.json": b"[]", UNET.split("/", 1)[1]: another}
+    hub.cuts = [0] * 20
+    assert "broke off" in refusal(run(hub, complete, f"{files.BASE}@next"))
+    assert (model.read_bytes(), model.with_name("config.json").read_bytes()) == (LARGE, b"{}")
+    hub.cuts = []
+    assert run(hub, complete, f"{files.BASE}@next").returncode == 0
+    assert (model.read_bytes(), model.with_name("config.json").read_bytes()) == (another, b"[]")
+    assert names(complete) == FETCHED
+
+
 @pytest.mark.parametrize("damage", ["changed", "truncated"])
 def test_a_damaged_file_is_fetched_again(hub, complete, damage):
     data = bytearray(LARGE)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -245,6 +246,29 @@ def test_a_start_that_is_told_to_end_does_so_quietly(tmp_path, mode, number, sta
     module.write_text(f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(60)")
     result = start(mode, PYTHONPATH=str(module.parent), TRYON_MODELS_DIR=str(tmp_path / "models"))
     assert result.returncode == status and "Traceback" not in result.stderr, result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="WINDOWS HAS NO SIGTERM")
+def test_what_a_start_waits_for_ends_with_it(tmp_path):
+    """A pip or git that went on would be in the way of the next start."""
+    child = tmp_path / "pid"
+    code = f"""if True:
+        import os, subprocess, sys
+        from comfyui_tryon.launch import modes
+        wait = f"import os, time; open({str(child)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        modes.find_comfyui = lambda may_clone: subprocess.run([sys.executable, "-c", wait])
+        modes.main(["--demo"])
+    """
+    paths = os.environ | {"PYTHONPATH": str(ROOT / "custom_nodes")}
+    starting = subprocess.Popen([sys.executable, "-c", code], env=paths, stderr=subprocess.PIPE, text=True)
+    while not (child.exists() and child.read_text()):
+        assert starting.poll() is None, starting.communicate()
+        time.sleep(0.02)
+    starting.terminate()
+    _, said = starting.communicate(timeout=30)
+    assert starting.returncode == 128 + signal.SIGTERM and "Traceback" not in said, said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)
 
 
 @pytest.mark.parametrize("words", [["--bogus"], ["--demo", "x"], ["--demo"]])

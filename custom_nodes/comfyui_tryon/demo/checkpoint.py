@@ -165,7 +165,8 @@ def _save_json(path: Path, value: dict) -> None:
 
 
 def _save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.array(tensor, order="C") for name, tensor in tensors.items()}, path, {"format": "pt"})
+    # save_file's errors, as of a full disk, are no OSErrors
+    path.write_bytes(save({name: np.array(tensor, order="C") for name, tensor in tensors.items()}, {"format": "pt"}))

@@ -65,6 +65,7 @@ def find_comfyui(may_clone: bool) -> Path | None:
         return None
     say(f"No ComfyUI found: cloning {RELEASE}")
     part = REPOSITORY / ".comfyui.part"
+    shutil.rmtree(part, ignore_errors=True)  # of a start that was ended
     options = ["--quiet", "--depth", "1", "--branch", RELEASE, "https://github.com/Comfy-Org/ComfyUI", str(part)]
     try:
         environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}

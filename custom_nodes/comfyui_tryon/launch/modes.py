@@ -125,7 +125,7 @@ def prepare(asked: Asked, environment: MutableMapping[str, str], python: Path | 
         _default(environment, "TRYON_PLAYGROUND", "1")
 
 
-@ending_when_told()
+@ending_when_told(sys.exit)  # which ends the pip or git that is running, too
 def main(words: Sequence[str]) -> NoReturn:
     environment = os.environ
     log.keep_printing(log.is_json())

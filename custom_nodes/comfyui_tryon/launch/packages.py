@@ -118,12 +118,17 @@ def _make_venv() -> None:
         import ensurepip  # noqa: F401  # Debian has it apart
         import venv
 
-        venv.create(VENV, with_pip=True)
+        # links as `python -m venv` makes them: copies of some Pythons, such as uv's, do not find their library
+        venv.create(VENV, with_pip=True, symlinks=not IS_WINDOWS)
     except BaseException as error:  # half of one, as after Ctrl-C, would pass for a whole one
         shutil.rmtree(VENV, ignore_errors=True)
         if isinstance(error, OSError):
             fail(f"{VENV} cannot be made ({error.strerror})")
-        if not isinstance(error, (ImportError, subprocess.CalledProcessError)):
+        if isinstance(error, subprocess.CalledProcessError):
+            said = (error.output or b"").decode(errors="replace").strip().splitlines()
+            reason = f": {said[-1].strip()}" if said else ""
+            fail(f"{sys.executable} cannot make a venv with pip{reason}. Start with another Python, 3.10 to 3.13")
+        if not isinstance(error, ImportError):
             raise
         fail("needs Python 3.10 to 3.13 with venv (on Debian or Ubuntu: apt install python3 python3-venv)")
 

@@ -64,21 +64,23 @@ class _Fetch:
         }
         absent = [name for name in names if name not in here or here[name]["sha256"] != expected[name]]
         self._check_space(sum(published[name].size or 0 for name in absent), absent)
-        for name in names:
-            if name in absent:
-                self._fetch(name, info.sha, published[name].size, expected[name] or info.sha)
-                here[name] = file_entry(self._target / name)
-                if expected[name] not in (None, here[name]["sha256"]):
-                    (self._target / name).unlink()
-                    source = "the lock file has" if name in locked["files"] else "the hub announces"
-                    raise DownloadError(
-                        f"{self._repository}: {name} came with sha256 {here[name]['sha256']} where {source} "
-                        f"{expected[name]}. It was deleted. Run the same command again; if that does not help, the "
-                        "file was replaced or tampered with."
-                    )
-            locked["files"][name] = here[name]
-            self._lock[self._repository] = locked
-            write_lock(self._folder, self._lock)
+        # Files that are here stay until all are there that take their places.
+        parts = {name: self._fetch(name, info.sha, published[name].size, expected[name] or info.sha) for name in absent}
+        for name, part in parts.items():
+            here[name] = file_entry(part)
+            if expected[name] not in (None, here[name]["sha256"]):
+                part.unlink()
+                source = "the lock file has" if name in locked["files"] else "the hub announces"
+                raise DownloadError(
+                    f"{self._repository}: {name} came with sha256 {here[name]['sha256']} where {source} "
+                    f"{expected[name]}. It was deleted. Run the same command again; if that does not help, the "
+                    "file was replaced or tampered with."
+                )
+        for name, part in parts.items():
+            os.replace(part, self._target / name)
+        locked["files"] |= {name: here[name] for name in names}
+        self._lock[self._repository] = locked
+        write_lock(self._folder, self._lock)
         for leftover in self._partial(names):
             leftover.unlink(missing_ok=True)
         _say(f"{self._repository}: complete, commit {info.sha}, licence {LICENCES[self._repository]}")
@@ -117,11 +119,10 @@ class _Fetch:
                 f"{free / 1e9:.2f} GB are free. Free some space, or choose another folder with TRYON_MODELS_DIR."
             )
 
-    def _fetch(self, name: str, commit: str, size: int, content: str) -> None:
-        """Downloads one file, resuming what an earlier try left of the same content."""
+    def _fetch(self, name: str, commit: str, size: int, content: str) -> Path:
+        """Downloads one file beside its place, resuming what an earlier try left of the same content."""
         path = self._target / name
         part = path.with_name(f"{path.name}.{content[:16]}.part")
-        path.unlink(missing_ok=True)
         part.parent.mkdir(parents=True, exist_ok=True)
         while True:
             before = part.stat().st_size if part.is_file() else 0
@@ -138,7 +139,7 @@ class _Fetch:
                         f"{self._repository}: the connection broke off during {name} ({_reason(error)}). Run the same "
                         "command again: it resumes where it stopped."
                     ) from error
-        os.replace(part, path)
+        return part
 
     def _append(self, part: Path, name: str, commit: str, size: int) -> None:
         # hf_hub_download would start from zero in every new process

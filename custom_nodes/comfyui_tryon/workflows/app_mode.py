@@ -12,9 +12,10 @@ from urllib.parse import unquote
 from ..engine.interface import is_link
 from ..schema import PARAMETERS
 from .binding import FIELDS, TITLES
+from .dependence import Graph
 from .format import WorkflowInvalid
 from .format.checks import TAG
-from .outputs import IMAGE_OUTPUTS, REQUIRED_IMAGES, Graph
+from .outputs import IMAGE_OUTPUTS, REQUIRED_IMAGES
 
 PERSON = re.compile(r"person|people|human|model|body|target|subject|\bm[ae]n\b|wom[ae]n|customer|user|portrait", re.I)
 GARMENT = re.compile(r"garment|cloth|outfit|apparel|fashion|shirt|dress|wear|reference|product|\btop\b|item", re.I)

@@ -12,9 +12,10 @@ from ..reply_models import BoundWorkflow
 from ..schema import IMAGE_FIELDS
 from ..weights.files import Licence
 from .advice import no_place
+from .dependence import Graph, ancestors, descendants, links
 from .format import WorkflowInvalid
 from .licences import licence_of
-from .outputs import REQUIRED_IMAGES, Graph, ancestors, descendants, find_outputs, last_paste, links, makers, pastes
+from .outputs import REQUIRED_IMAGES, find_outputs, last_paste, makers, pastes
 from .parameters import (
     Seeding,
     as_input,

@@ -1,15 +1,13 @@
 """Finds the nodes of a graph that give the images of a reply, and what these are made from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 from ..engine.interface import is_link
 from ..schema import IMAGE_FIELDS, TryonRequest
 from .advice import no_output
+from .dependence import Graph, ancestors, descendants
 from .format import WorkflowInvalid
-
-Graph = Mapping[str, dict[str, Any]]
 
 REQUIRED_IMAGES = [field for field in IMAGE_FIELDS if TryonRequest.model_fields[field].is_required()]
 IMAGE_OUTPUTS = ("SaveImage", "PreviewImage")
@@ -68,34 +66,3 @@ def last_paste(graph: Graph, output: str) -> str | None:
     earlier = {other for node in found for other in (ancestors(graph, [node]) - {node}) & found}
     last = found - earlier
     return last.pop() if len(last) == 1 else None
-
-
-def links(entry: dict) -> list[list]:
-    """Returns the links among a node's inputs, [node id, output index]."""
-    return [value for value in entry["inputs"].values() if is_link(value)]
-
-
-def ancestors(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Returns `nodes` and everything that they depend on."""
-    parents = {node: [origin for origin, _ in links(entry)] for node, entry in graph.items()}
-    return _reachable(parents, nodes)
-
-
-def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Returns `nodes` and everything that depends on them."""
-    children: dict[str, list[str]] = {node: [] for node in graph}
-    for node, entry in graph.items():
-        for origin, _ in links(entry):
-            children[origin].append(node)
-    return _reachable(children, nodes)
-
-
-def _reachable(neighbours: Mapping[str, Sequence[str]], nodes: Iterable[str]) -> set[str]:
-    found: set[str] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += neighbours[node]
-    return found
