@@ -178,6 +178,27 @@ async def test_unread_replies_do_not_add_up(api, monkeypatch):
     assert received[2] == 20_000_000 and max(received[:2]) < 20_000_000
 
 
+@pytest.mark.parametrize("accepted", ["application/json", "text/event-stream"])
+async def test_replies_with_images_do_not_either_though_they_are_sent_in_pieces(api, grey, monkeypatch, accepted):
+    async def large(request_id, result) -> bytes:
+        return bytes(20_000_000)
+
+    monkeypatch.setattr(connections, "UNREAD_BYTES", 30_000_000)
+    for module in ("tryon", "events"):
+        monkeypatch.setattr(f"comfyui_tryon.api.{module}.json_reply", large)
+    client = await api(locked=True)
+    body = json.dumps(grey).encode()
+    head = f"POST /api/v1/tryon HTTP/1.1\r\nHost: x\r\nAccept: {accepted}\r\nContent-Type: application/json\r\n"
+    raws = []
+    for _ in range(3):
+        raws.append(await connect(client))
+        raws[-1].send(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await raws[-1].reader.readuntil(b"\0\0\0\0")
+    await client.until(lambda: open_connections(client) == 1)
+    received = [len(await raw.rest()) for raw in raws]
+    assert received[2] > 19_000_000 and max(received[:2]) < 19_000_000
+
+
 BAD_HEADS = [
     b"GET /ping HTTP/1.1\r\nno colon\r\n\r\n",
     b"\0\0\0\r\n\r\n",

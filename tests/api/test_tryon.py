@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import encodings
 import gc
 import io
 import json
@@ -97,6 +98,40 @@ async def test_a_form_is_the_same_request(api, grey):
         content = await reply.json()
     assert reply.status == 200, content
     assert content["output"] == (await client.tryon(grey | {"seed": 5, "num_inference_steps": 2}))[1]["output"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        'name="person_image"; filename="a;b;c.png"',
+        "name=person_image; filename=a.png",
+        'Name = "person_image" ; FILENAME = ""',
+        "name=\"person_image\"; filename*=UTF-8''gr%C3%B6%C3%9Fe.png",
+        'name="person_image"; filename="say "cheese".png"',
+        'filename="C:\\\\people\\\\a.png"; name="person_image[]"',
+        'name="person_image"' + "".join(f"; {n}*=q{n}''%41" for n in range(500)),
+        'name="person_image"; ' + "; ".join(f"=a{n}" for n in range(1000)),
+    ],
+)
+async def test_the_head_of_a_forms_part_may_be_as_clients_write_it(api, grey, parameters, caplog):
+    client = await api()
+    image = base64.b64decode(grey["person_image"])
+    parts = [(parameters, image), ('name="garment_image"; filename="b.png"', image)]
+    lines = [b"--x\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + data for head, data in parts]
+    body = b"\r\n".join([*lines, b"--x--\r\n"])
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with client.post("/api/v1/tryon", data=body, headers=headers) as reply:
+        assert reply.status == 200, await reply.text()
+    assert not {"q1", "q499"} & set(encodings._cache) and "Content-Disposition" not in caplog.text
+
+
+@pytest.mark.parametrize("parameters", ['filename="a.png"', 'x="; name=person_image', ""])
+async def test_a_part_without_a_name_is_refused(api, parameters):
+    client = await api()
+    body = f"--x\r\nContent-Disposition: form-data; {parameters}\r\n\r\na\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with client.post("/api/v1/tryon", data=body.encode(), headers=headers) as reply:
+        assert reply.status == 400 and "needs a field name" in await reply.text()
 
 
 async def test_a_forms_text_may_have_letters_of_any_language(api, grey):

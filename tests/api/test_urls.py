@@ -351,6 +351,7 @@ MISBEHAVING = {
     "says nothing": (half(b""), "did not answer in time"),
     "stops in its head": (half(b"HTTP/1.1 200 X\r\nContent-Le"), "did not answer in time"),
     "goes on greeting": (half(b"HTTP/1.1 103 X\r\n\r\n"), "did not answer in time"),
+    "greets too often": (half(b"HTTP/1.1 103 X\r\n\r\n" * 20), "broke off the connection"),
     "stops": (half(answer(200, GREY[:30], Content_Length="1000")), "sent too slowly"),
 }
 

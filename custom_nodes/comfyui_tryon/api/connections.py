@@ -1,19 +1,18 @@
 """Bounds what connections cost a locked worker: how many there are, how long a head takes, what lies unread."""
 
 import asyncio
-import logging
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import StreamReader, web
 
 from . import system
 from .answering import refusal
+from .malformed import RequestHandler
 from .pace import Pace
-
-logger = logging.getLogger(__name__)
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,26 +36,13 @@ IDLE_S = 10.0
 SOME_BYTES = 65_536
 
 
-class _RequestHandler(web.RequestHandler):
-    """aiohttp's protocol, but a head that it cannot read is answered as everything else is."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        if status != 400 or request.writer.output_size:
-            return super().handle_error(request, status, exc, message)
-        logger.info("A request's head was malformed: %s", type(exc).__name__)
-        return refusal("The request's head is malformed or too large.")
-
-
 class _Connection(asyncio.Protocol):
     """Stands between the transport and aiohttp's protocol, and sees all bytes.
 
     Attributes:
         busy: whether a request is being answered.
         since: when the first byte of a head came, or else when the connection became idle.
+        held: bytes of a reply that stay in memory until the client has read all of it.
     """
 
     transport: asyncio.Transport
@@ -67,6 +53,7 @@ class _Connection(asyncio.Protocol):
         self._content: StreamReader | None = None  # the body of the request that is being answered
         self._latest: StreamReader | None = None  # that of the last head, which may have no handler yet
         self.busy = False
+        self.held = 0
         self._ended = False  # the client sends nothing any more
         self.since = time.monotonic()
         self._heading = False
@@ -241,7 +228,7 @@ class Connections:
 
     def check_unread(self) -> None:
         """Drops the replies that have been left longest, if all together take too much memory."""
-        unread = {connection: connection.unread for connection in self._open if connection.unread}
+        unread = {one: max(one.held, one.unread) for one in self._open if one.unread}
         total = sum(unread.values())
         for connection in sorted(unread, key=lambda one: one.reply_waited_s, reverse=True)[:-1]:
             if total <= UNREAD_BYTES:
@@ -255,7 +242,7 @@ class Connections:
 
         def make() -> asyncio.Protocol:
             inner = server()
-            inner.__class__ = _RequestHandler
+            inner.__class__ = RequestHandler
             return _Connection(inner, self)
 
         return make
@@ -279,6 +266,19 @@ class Connections:
             for connection in list(self._open):
                 if connection.reply_waited_s > REPLY_STEP_S or connection.head_waited_s > HEAD_S:
                     self.drop(connection)
+
+
+@contextlib.contextmanager
+def held(transport: asyncio.BaseTransport | None, size: int) -> Iterator[None]:
+    """Says that so many bytes are in memory for the client of a connection; for `Connections`, if it has the server."""
+    connection = transport.get_protocol() if transport else None
+    try:
+        if isinstance(connection, _Connection):
+            connection.held = size
+        yield
+    finally:
+        if isinstance(connection, _Connection):
+            connection.held = 0
 
 
 def _marked(handler: Answer) -> Answer:

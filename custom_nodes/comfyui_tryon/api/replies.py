@@ -15,6 +15,7 @@ from ..errors import ApiError
 from ..pending import Result
 from ..reply_models import Image, Output, TryonReply, WorkflowVersion
 from ..schema import ImageFormat, format_name
+from .connections import held
 
 Value = TypeVar("Value")
 
@@ -154,8 +155,9 @@ class InPieces(Payload):
         return str(self._value, encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        for piece in pieces(self._value):
-            await writer.write(piece)
+        with held(writer.transport, len(self._value)):
+            for piece in pieces(self._value):
+                await writer.write(piece)
 
 
 def pieces(content: bytes) -> Iterator[memoryview]:
