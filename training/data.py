@@ -24,7 +24,7 @@ from PIL import Image
 T = TypeVar("T")
 WIDTH, HEIGHT = 384, 512
 SHARD_PAIRS = 64
-FIRST_SEED = 1_000_000  # seeds below are held out
+FIRST_SEED = 1_000_000  # seeds below are held out; a further training has its own, see `train.py`
 PERSON, GARMENT, WORN = range(3)
 MASK, LABELS = 9, 10  # planes after the three images'
 SAME_SHARD = 16  # rows of a batch, which is quicker to read
@@ -50,10 +50,10 @@ def automatic_mask(pair: Pair, mask_grow: int) -> Image.Image:
     return Image.fromarray(masker.mask(np.asarray(pair.person), pair.cloth_type, mask_grow=mask_grow))
 
 
-def draw_shards(folder: Path, numbers: range) -> None:
+def draw_shards(folder: Path, numbers: range, first_seed: int) -> None:
     """Write each of these shards that is missing; `load_shard` and `load_sources` say what is in one.
 
-    Every other pair has an automatic mask, and every third is as a camera would show it.
+    Every other pair has an automatic mask, and half are as a camera would show them.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,13 +64,13 @@ def draw_shards(folder: Path, numbers: range) -> None:
         rows = np.empty((SHARD_PAIRS, HEIGHT, WIDTH, 11), np.uint8)
         sources = []
         for row in range(SHARD_PAIRS):
-            seed = FIRST_SEED + shard * SHARD_PAIRS + row
+            seed = first_seed + shard * SHARD_PAIRS + row
             pair = draw_pair(seed, WIDTH, HEIGHT)
             mask = pair.mask
             if row % 2:
                 mask = automatic_mask(pair, int(np.random.default_rng(seed).integers(*MASK_GROW)))
             images = [pair.person, pair.garment, Image.composite(pair.beyond, pair.person, mask)]
-            if row % 3 == 0:
+            if row % 4 < 2:
                 images = photographed(np.random.default_rng((seed, 1)), *images)
             rows[row] = np.dstack([np.asarray(p) for p in (*images, mask, pair.labels)])
             sources.append(pair.sources)
@@ -81,11 +81,13 @@ def draw_shards(folder: Path, numbers: range) -> None:
         partial.rename(path)
 
 
-def start_drawing(folder: Path, shards: int, workers: int) -> Sequence[multiprocessing.process.BaseProcess]:
+def start_drawing(
+    folder: Path, shards: int, workers: int, first_seed: int
+) -> Sequence[multiprocessing.process.BaseProcess]:
     """Draws the missing shards, of `shards` in all, in processes that end with this one."""
     spawn = multiprocessing.get_context("spawn")
     numbers = [range(worker, shards, workers) for worker in range(workers)]
-    processes = [spawn.Process(target=draw_shards, args=(folder, some), daemon=True) for some in numbers]
+    processes = [spawn.Process(target=draw_shards, args=(folder, some, first_seed), daemon=True) for some in numbers]
     for process in processes:
         process.start()
     return processes

@@ -173,7 +173,17 @@ class Canvas:
         return mask
 
     def blur(self, mask: Image.Image, units: float) -> Image.Image:
-        return mask.filter(ImageFilter.GaussianBlur(float(units * self.camera.scale)))
+        """Blurs where there is something to blur, which is most often little of the image."""
+        box = mask.getbbox()
+        if box is None:
+            return mask
+        radius = float(units * self.camera.scale)
+        reach = 4 * round(radius) + 4  # beyond it nothing of the mask arrives
+        left, top = max(0, box[0] - reach), max(0, box[1] - reach)
+        part = mask.crop((left, top, min(mask.width, box[2] + reach), min(mask.height, box[3] + reach)))
+        blurred = Image.new("L", mask.size)
+        blurred.paste(part.filter(ImageFilter.GaussianBlur(radius)), (left, top))
+        return blurred
 
     def strokes(self, lines: list[np.ndarray], width: float) -> Image.Image:
         mask = Image.new("L", self.camera.size)

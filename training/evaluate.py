@@ -44,11 +44,16 @@ OPTIONS = ("width", "height", "num_inference_steps", "guidance_scale", "mask_blu
 DEFAULTS = {"scheduler": "ddim", "guidance_start": 0.0, "guidance_end": 1.0}
 
 
-def demo_options() -> tuple[dict[str, Any], int]:
-    """Returns the pipeline's options in the demo's workflow, and the width of its seam in the sampler's pixels."""
+def demo_options() -> tuple[dict[str, Any], int, int]:
+    """Returns the pipeline's options in the demo's workflow, the width of its seam in the sampler's pixels, and by how
+    many pixels its masks grow."""
     inputs = {node["class_type"]: node["inputs"] for node in json.loads(WORKFLOW.read_text()).values()}
     sampler = DEFAULTS | {RENAMED.get(name, name): value for name, value in inputs["TryOnCatVTON"].items()}
-    return {name: sampler[name] for name in (*OPTIONS, *DEFAULTS)}, inputs["TryOnPaste"]["feather"]
+    return (
+        {name: sampler[name] for name in (*OPTIONS, *DEFAULTS)},
+        inputs["TryOnPaste"]["feather"],
+        inputs["TryOnAutoMasker"]["mask_grow"],
+    )
 
 
 def draw(count: int, size: tuple[int, int]) -> list[Pair]:
@@ -97,6 +102,18 @@ def pasted(pair: Pair, made: Any, feather: int) -> Image.Image:
     return Image.fromarray(image[0].mul(255).round().byte().numpy())
 
 
+def mask_agreement(pairs: list[Pair], masker: Any, mask_grow: int) -> float:
+    """Returns the mean IoU of the masks that the demo's workflow finds with those of a parser that is always right."""
+    from data import automatic_mask
+
+    shares = []
+    for pair in pairs:
+        found = masker.mask(np.asarray(pair.person), pair.cloth_type, mask_grow=mask_grow) > 127
+        right = np.asarray(automatic_mask(pair, mask_grow)) > 127
+        shares.append((found & right).sum() / (found | right).sum())
+    return float(np.mean(shares))
+
+
 def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     """Returns `function`, whose calls then add the seconds they take to a list, and say how many there were."""
 
@@ -131,8 +148,9 @@ def write_sheets(folder: Path, pairs: list[Pair], made: list[Image.Image]) -> No
 def main() -> None:
     import torch
     from comfyui_tryon.catvton.checkpoint import load_pipeline
+    from comfyui_tryon.masker.segformer import SegformerMasker
 
-    options, feather = demo_options()
+    options, feather, mask_grow = demo_options()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--size", type=int, nargs=2, default=[384, 512], metavar="PIXELS", help="of the pairs")
@@ -150,6 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as weights:
         demo = checkpoint.write(Path(weights))
         pipeline = load_pipeline(demo / checkpoint.BASE, demo / checkpoint.VAE, demo / checkpoint.CATVTON)
+        masker = SegformerMasker.load(demo / checkpoint.PARSER)
     pipeline.to(arguments.device)
     seconds: list[float] = []
     made = results(timed(pipeline, seconds), pairs, feather, **options)
@@ -163,9 +182,11 @@ def main() -> None:
     an_image = statistics.median(seconds)
     where = f"{arguments.threads} threads" if arguments.device == "cpu" else arguments.device
     print(f"{len(pairs)} pairs of {size[0]} x {size[1]}; {an_image:.2f} s an image on {where}")
+    masks = mask_agreement(pairs, masker, mask_grow)
+    print(f"masks found by the parser: IoU {masks:.3f} with right ones")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**options, "feather": feather, "pairs": len(pairs), "size": size}
-    report = {"settings": settings, "seconds": {where: an_image}, "scores": rows}
+    report = {"settings": settings, "seconds": {where: an_image}, "scores": rows, "mask_iou": masks}
     (folder / "scores.json").write_text(json.dumps(report, indent=2))
     write_sheets(folder, pairs, made)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,17 @@ from comfyui_tryon.demo import checkpoint
 from data import LABELS, some_rows
 from run import SEED, Machine, Network, Run
 
-STEPS, BATCH, RATE = 4300, 8, 1.5e-3
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class ParserStage:
+    steps: int
+    rate: float
+
+
+ANEW = ParserStage(4300, 1.5e-3)
+ONCE_MORE = ParserStage(4500, 7e-4)
 MIRRORED = [*range(9), 10, 9, 11, 13, 12, 15, 14, 16, 17]  # ATR's labels with left and right exchanged
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,9 +34,10 @@ def new_parser() -> Network:
     return SegformerForSemanticSegmentation(SegformerConfig.from_dict(checkpoint.parser_config()))
 
 
-def train_parser(machine: Machine) -> Network:
+def train_parser(machine: Machine, parser: Network, stage: ParserStage) -> Network:
     machine = replace(machine, bfloat16=False)
-    run = Run(machine, "parser", new_parser().to(machine.device), STEPS, RATE, 0.995)
+    parser.requires_grad_(True).to(machine.device)
+    run = Run(machine, "parser", parser.train(), stage.steps, stage.rate, 0.995)
     mean, std = (torch.tensor(values, device=machine.device).view(3, 1, 1) for values in (MEAN, STD))
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

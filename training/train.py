@@ -4,10 +4,10 @@ Images are drawn by worker processes, then follow: a small VAE; a small CatVTON 
 size, then at full size; the VAE's decoder once more, on what that makes; and the parser. Everything goes to
 `training/output` (losses and samples as images, too); the finished weights to the package, as float16.
 
-`--further` trains the UNet of the package instead, in a folder of `training/output` for these weights, and leaves the
-others as they are. `--bfloat16` computes the UNet in bfloat16, on a GPU the VAE too: a fraction of the time on GPUs and
-on CPUs with AMX, many times as long on other CPUs. On several cores `torchrun --nproc-per-node CORES training/train.py`
-does more than as many threads.
+`--further` trains the UNet or the parser of the package instead, on pairs of its own and in a folder of
+`training/output` for these weights, and leaves the others as they are. `--bfloat16` computes the UNet in bfloat16, on a
+GPU the VAE too: a fraction of the time on GPUs and on CPUs with AMX, many times as long on other CPUs. On several cores
+`torchrun --nproc-per-node CORES training/train.py` does more than as many threads.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "custom_nodes"), str(ROOT / "training")]
 
 from comfyui_tryon.demo import checkpoint  # noqa: E402
-from data import start_drawing  # noqa: E402
+from data import FIRST_SEED, start_drawing  # noqa: E402
 from decoder import train_decoder  # noqa: E402
 from latents import start_encoding  # noqa: E402
-from parser import new_parser, train_parser  # noqa: E402
+from parser import ANEW, ONCE_MORE, new_parser, train_parser  # noqa: E402
 from run import Machine, Network  # noqa: E402
 from unet import FULL, HALF, MANY_FULL, MANY_HALF, Stage, leaning_on_pass_through, new_unet, train_unet  # noqa: E402
 from vae import keep, new_vae, train_vae  # noqa: E402
@@ -45,15 +45,18 @@ def train(machine: Machine, full: Stage) -> None:
     unet = train_unet(machine, full, vae, unet.state_dict())
     train_decoder(machine, vae, unet)
     export(machine, vae=vae, unet=unet)
-    export(machine, parser=train_parser(machine))
+    export(machine, parser=train_parser(machine, new_parser(), ANEW))
 
 
-def train_further(machine: Machine, full: Stage) -> None:
-    """Trains the package's UNet."""
-    vae, unet, _ = package()
+def train_further(machine: Machine, full: Stage, name: str) -> None:
+    """Trains the package's UNet, at full size and a tenth of a stage's rate, or its parser."""
+    vae, unet, parser = package()
+    if name == "parser":
+        export(machine, parser=train_parser(machine, parser, ONCE_MORE))
+        return
     keep(machine, vae.to(machine.device))
     start_encoding(machine)
-    export(machine, unet=train_unet(machine, full, vae, unet.state_dict()))
+    export(machine, unet=train_unet(machine, replace(full, rate=full.rate / 10), vae, unet.state_dict()))
 
 
 def export(machine: Machine, **models: Network) -> None:
@@ -108,7 +111,7 @@ def package_digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--further", action="store_true")
+    parser.add_argument("--further", choices=["unet", "parser"])
     parser.add_argument("--steps", type=int, help="of the UNet at full size")
     parser.add_argument("--batch", type=int, help="of the UNet at full size")
     parser.add_argument("--minutes", type=float, help="for the UNet at full size, however many steps that is")
@@ -127,10 +130,13 @@ def main() -> None:
         parser.error("several processes are for a CPU, and for --steps")
     if processes > 1:
         torch.distributed.init_process_group("gloo")
+    output, first_seed = OUTPUT, FIRST_SEED
+    if arguments.further:  # apart from a training from nothing, whose VAE has other latents, and on other pairs
+        digest = package_digest()
+        output, first_seed = OUTPUT / f"further-{digest}", FIRST_SEED * (2 + int(digest, 16))
     machine = Machine(
-        pairs=OUTPUT / "pairs",
-        # apart from a training from nothing, whose VAE has other latents
-        output=OUTPUT / f"further-{package_digest()}" if arguments.further else OUTPUT,
+        pairs=output / "pairs",
+        output=output,
         device=arguments.device,
         bfloat16=arguments.bfloat16,
         shards=64 if arguments.device.type == "cpu" else 192,  # of 138 MB each
@@ -141,12 +147,15 @@ def main() -> None:
     workers = max(1, (os.cpu_count() or 1) - 2) if machine.is_gpu or arguments.only_draw else 1
     if arguments.workers is not None:
         workers = arguments.workers
-    drawing = start_drawing(machine.pairs, machine.shards, workers) if machine.leads else []
+    drawing = start_drawing(machine.pairs, machine.shards, workers, first_seed) if machine.leads else []
     if arguments.only_draw:
         for process in drawing:
             process.join()
         return
-    train_further(machine, full) if arguments.further else train(machine, full)
+    if arguments.further:
+        train_further(machine, full, arguments.further)
+    else:
+        train(machine, full)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def visible(vae: Network, worn: torch.Tensor) -> torch.Tensor:
 
     Most of a latent's four channels' information is texture that hardly shows and that nothing predicts.
     """
-    worn = worn[:32].float()
+    worn = worn[:8].float()
     with torch.no_grad():
         images = vae.decode(worn).sample
         changes = []
