@@ -25,7 +25,7 @@ from evaluate import demo_options
 from models import demo_pipeline, folders, machine, psnr, ssim
 from PIL import Image
 
-DEMO, *_ = demo_options()
+DEMO, _ = demo_options()
 WIDTH, HEIGHT, STEPS, GUIDANCE = DEMO["width"], DEMO["height"], 50, 2.0
 FIRST_PAIR = 900_000  # away from what the weights were trained on
 

@@ -79,7 +79,7 @@ def table(work: dict[str, tuple[Callable[[], Any], float]], repeat: int) -> list
 def demo(repeat: int) -> list[dict[str, str]]:
     """As workflows/demo.json has it."""
     person = np.asarray(draw_pair(1, *SENT).person)
-    options, *_ = demo_options()
+    options, _ = demo_options()
     size, steps = (options["width"], options["height"]), options["num_inference_steps"]
     with torch.inference_mode():
         work = stages(demo_pipeline(), size, steps, steps, options["guidance_scale"], options["mask_blur"])

@@ -44,16 +44,16 @@ OPTIONS = ("width", "height", "num_inference_steps", "guidance_scale", "mask_blu
 DEFAULTS = {"scheduler": "ddim", "guidance_start": 0.0, "guidance_end": 1.0}
 
 
-def demo_options() -> tuple[dict[str, Any], int, int]:
-    """Returns the pipeline's options in the demo's workflow, the width of its seam in the sampler's pixels, and by how
-    many pixels its masks grow."""
-    inputs = {node["class_type"]: node["inputs"] for node in json.loads(WORKFLOW.read_text()).values()}
+def demo_inputs() -> dict[str, dict[str, Any]]:
+    """Returns the inputs of the nodes in the demo's workflow, by their classes."""
+    return {node["class_type"]: node["inputs"] for node in json.loads(WORKFLOW.read_text()).values()}
+
+
+def demo_options() -> tuple[dict[str, Any], int]:
+    """Returns the pipeline's options in the demo's workflow, and the width of its seam in the sampler's pixels."""
+    inputs = demo_inputs()
     sampler = DEFAULTS | {RENAMED.get(name, name): value for name, value in inputs["TryOnCatVTON"].items()}
-    return (
-        {name: sampler[name] for name in (*OPTIONS, *DEFAULTS)},
-        inputs["TryOnPaste"]["feather"],
-        inputs["TryOnAutoMasker"]["mask_grow"],
-    )
+    return {name: sampler[name] for name in (*OPTIONS, *DEFAULTS)}, inputs["TryOnPaste"]["feather"]
 
 
 def draw(count: int, size: tuple[int, int]) -> list[Pair]:
@@ -150,7 +150,7 @@ def main() -> None:
     from comfyui_tryon.catvton.checkpoint import load_pipeline
     from comfyui_tryon.masker.segformer import SegformerMasker
 
-    options, feather, mask_grow = demo_options()
+    options, feather = demo_options()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--size", type=int, nargs=2, default=[384, 512], metavar="PIXELS", help="of the pairs")
@@ -182,7 +182,7 @@ def main() -> None:
     an_image = statistics.median(seconds)
     where = f"{arguments.threads} threads" if arguments.device == "cpu" else arguments.device
     print(f"{len(pairs)} pairs of {size[0]} x {size[1]}; {an_image:.2f} s an image on {where}")
-    masks = mask_agreement(pairs, masker, mask_grow)
+    masks = mask_agreement(pairs, masker, demo_inputs()["TryOnAutoMasker"]["mask_grow"])
     print(f"masks found by the parser: IoU {masks:.3f} with right ones")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**options, "feather": feather, "pairs": len(pairs), "size": size}

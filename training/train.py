@@ -13,7 +13,6 @@ GPU the VAE too: a fraction of the time on GPUs and on CPUs with AMX, many times
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from dataclasses import replace
@@ -101,14 +100,6 @@ def package() -> tuple[Network, Network, Network]:
     return filled(new_vae(), vae), filled(model, unet), filled(new_parser(), parser)
 
 
-def package_digest() -> str:
-    """Returns what tells these weights of the package from others."""
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.WEIGHTS.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--further", choices=["unet", "parser"])
@@ -132,7 +123,7 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
     output, first_seed = OUTPUT, FIRST_SEED
     if arguments.further:  # apart from a training from nothing, whose VAE has other latents, and on other pairs
-        digest = package_digest()
+        digest = checkpoint.version()[:8]
         output, first_seed = OUTPUT / f"further-{digest}", FIRST_SEED * (2 + int(digest, 16))
     machine = Machine(
         pairs=output / "pairs",

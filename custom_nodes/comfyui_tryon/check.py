@@ -23,7 +23,7 @@ from .guard import combined
 from .needs import Problem, weight_files
 from .settings import PACK, Settings, SettingsError, settings
 from .weights import integrity
-from .weights.lock import DownloadError
+from .weights.lock import DownloadError, reason
 from .weights.search import WeightsMissing
 
 MEMORY_GB = 6  # of the GPU, for an image of 768 x 1024
@@ -134,13 +134,13 @@ def _gpu() -> Row:
     try:
         import torch
     except Exception as error:  # such as a library of CUDA that is not there
-        return Row("FAIL", "torch", f"cannot be imported ({_reason(error)})", "pip install --force-reinstall torch")
+        return Row("FAIL", "torch", f"cannot be imported ({reason(error)})", "pip install --force-reinstall torch")
     if torch.cuda.is_available():
         try:
             free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
         except RuntimeError as error:
             fix = "look at nvidia-smi: other processes may use all of its memory, or one may have it for itself"
-            return Row("FAIL", "GPU", f"cannot be used ({_reason(error)})", fix)
+            return Row("FAIL", "GPU", f"cannot be used ({reason(error)})", fix)
         found = f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GB free, CUDA {torch.version.cuda}"
         if free >= MEMORY_GB:
             return Row("ok", "GPU", found)
@@ -149,10 +149,6 @@ def _gpu() -> Row:
         found = f"torch {torch.__version__} cannot use it (CUDA {torch.version.cuda})"
         return Row("FAIL", "GPU", found, "update the driver, or install a torch built for its CUDA version")
     return Row("warn", "GPU", "none: an image takes minutes", "start on a machine with a GPU; for Docker: --gpus all")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _memory() -> Iterator[Row]:

@@ -25,6 +25,7 @@ from .pending import PendingRequest
 from .schema import TryonRequest
 from .settings import Settings
 from .tryon import TryOn
+from .weights.reading import LONGEST_S
 from .weights.search import demo_notice
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ STOP_TIMEOUT_S = 5
 LAST_ANSWERS_S = 1
 # Of a drain's time: what webhooks get for their last attempt.
 WEBHOOKS_SHARE, LONGEST_WEBHOOKS_S = 0.2, 5.0
-WARM_UP_TIMEOUT_S = 1800  # not a client's deadline: models load, perhaps from a slow volume on a busy machine
+WARM_UP_TIMEOUT_S = LONGEST_S  # not a client's deadline: models are read
 LONGEST_PAUSE_S = 60
 FAILURE_CHECK_S = 1
 EXIT_DELAY_S = 5  # after a failure, for the last answers, and for those who watch to see the reason

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .settings import Settings
 from .weights.loaders import CHOICES, LOADERS, Loader, Needs
 from .weights.search import resolve_all
-from .workflows.dependence import ancestors, reachable
+from .workflows.dependence import ancestors, links, reachable
 from .workflows.format.api import normalised
 from .workflows.format.checks import WorkflowInvalid, describe, shown
 from .workflows.format.graph import Graph, parse_definitions, parse_graph
@@ -89,32 +89,34 @@ def _loader_nodes(workflow: Any) -> Iterator[LoaderNode]:
         yield from _of_the_page(workflow)
         return
     prompt, _ = normalised(workflow, {})
-    links = [value for entry in prompt.values() for value in entry["inputs"].values() if isinstance(value, list)]
-    linked = {origin for origin, _ in links}
     outputs = [node_id for node_id, entry in prompt.items() if entry["class_type"] == "TryOnOutput"]
+    linked = {origin for entry in prompt.values() for origin, _ in links(entry)}
     needed = ancestors(prompt, outputs) if outputs else linked
     for node_id, entry in prompt.items():
-        if node_id in linked & needed and (loader := LOADERS.get(entry["class_type"])):
+        if node_id in needed and (loader := LOADERS.get(entry["class_type"])):
             yield LoaderNode(describe(node_id, entry["class_type"], entry["_meta"]["title"]), loader, entry["inputs"])
 
 
 def _needed(graph: Graph) -> set[str]:
-    """Returns the nodes that a TryOnOutput depends on; all, if none is in this graph or some values need no links."""
+    """Returns the nodes that a TryOnOutput depends on; all that are linked, if none is in this graph or some values
+    need no links."""
     outputs = [node.id for node in graph.nodes.values() if node.type == "TryOnOutput" and node.active]
     if not outputs or graph.broadcast or any(SET_OR_GET.fullmatch(node.type) for node in graph.nodes.values()):
-        return set(graph.nodes)
+        return _linked(graph)
     origins: dict[str, list[str]] = {}
     for link in graph.links.values():
         origins.setdefault(link.target, []).append(link.origin)
     return reachable(origins, outputs)
 
 
+def _linked(graph: Graph) -> set[str]:
+    return {link.origin for link in graph.links.values()}
+
+
 def _of_the_page(workflow: dict[str, Any]) -> Iterator[LoaderNode]:
     root = parse_graph({key: workflow.get(key) for key in ("nodes", "links")}, "the workflow")
     for graph in (root, *parse_definitions(workflow).values()):
-        needed = {link.origin for link in graph.links.values()}
-        if graph is root:
-            needed &= _needed(root)
+        needed = _needed(root) if graph is root else _linked(graph)
         for node in graph.nodes.values():
             if (loader := LOADERS.get(node.type)) and node.active and node.id in needed:
                 values = node.values

@@ -346,7 +346,7 @@ def test_what_is_no_image_is_named(what):
         ("{'image': 1}", "JSON"),
         ("s3://bucket/person.jpg", "URL"),
         ("//cdn.shop.example/person", "URL"),
-        ("/home/me/my person.jpeg", "file"),
+        ("/photos/my person.jpeg", "file"),
         ("D:\\person.tmp", "path"),
         ("person.heic", "file"),
     ],

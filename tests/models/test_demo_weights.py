@@ -107,7 +107,7 @@ def right(pairs, folder):
 
 
 def results(pipeline, pairs, **changed) -> list[Image.Image]:
-    options, feather, _ = evaluate.demo_options()
+    options, feather = evaluate.demo_options()
     options |= {"width": SIZE[0], "height": SIZE[1], "num_inference_steps": STEPS, **changed}
     return evaluate.results(pipeline, pairs, feather, **options)
 

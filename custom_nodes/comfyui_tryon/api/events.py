@@ -13,8 +13,15 @@ from ..engine.interface import Progress
 from ..errors import ApiError, canceled, internal_error
 from ..pending import PendingRequest, Result, Status
 from ..schema import TryonRequest
-from .connections import held
-from .replies import EVENT_STREAM, check_connected, event, has_hung_up, json_reply, off_loop_if_large, pieces
+from .replies import (
+    EVENT_STREAM,
+    check_connected,
+    event,
+    has_hung_up,
+    json_reply,
+    off_loop_if_large,
+    write_in_pieces,
+)
 from .routes import ACCOUNTS, CALLER, HEADERS, OUTCOME, REQUEST_ID
 
 POLL_S = 0.2
@@ -53,10 +60,7 @@ async def stream(request: web.Request, start: Start, fields: TryonRequest) -> we
             if not response.prepared:
                 await response.prepare(request)
             if happened is None:
-                last = await _last_event(request, task)
-                with held(request.transport, len(last)):
-                    for piece in pieces(last):
-                        await response.write(piece)
+                await write_in_pieces(await _last_event(request, task), response.write, request.transport)
                 return response
             for name, data in await _event_data(happened):
                 await response.write(event(name, data))

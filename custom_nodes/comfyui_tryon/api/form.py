@@ -8,9 +8,10 @@ from typing import Any, cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from ..datauri import DATA
 from ..errors import ApiError
 from ..parsing import unknown_field
-from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, TryonRequest
+from ..schema import IMAGE_FIELDS, SEVERAL_FIELDS, URL_HEAD, URL_TEXT, TryonRequest
 from .intake import DAMAGE, check_head, too_large
 
 TEXT_FIELD_LIMIT = 4096
@@ -18,8 +19,6 @@ TEXT_FIELD_LIMIT = 4096
 FORM_LINES_LIMIT = 1000
 # A hidden control by which a browser says how the texts of a form are encoded, as each part does anyway.
 CHARSET_FIELD = "_charset_"
-# What text that holds an image may begin with, and no image file does.
-TEXT, TEXT_HEAD = re.compile(rb"\s*(data:|https?://)", re.IGNORECASE), 256
 # A parameter of a Content-Disposition, with its value in quotes or without.
 PARAMETER = re.compile(r'\s*;\s*([\w*]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))')
 # Others, such as punycode, take milliseconds for a few kilobytes.
@@ -92,7 +91,8 @@ def _field_name(part: "_Part") -> str:
 
 def _image(part: "_Part", data: bytearray) -> bytes | str:
     """Returns a file's bytes, or text that holds an image. Without a file name it may be either."""
-    if part.file is None and (data.isascii() or TEXT.match(data[:TEXT_HEAD])):
+    head = data[:URL_HEAD].decode("latin-1")
+    if part.file is None and (data.isascii() or DATA.match(head) or URL_TEXT.match(head)):  # no file begins like these
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode()
     return bytes(data)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pybase64
@@ -155,15 +155,17 @@ class InPieces(Payload):
         return str(self._value, encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        with held(writer.transport, len(self._value)):
-            for piece in pieces(self._value):
-                await writer.write(piece)
+        await write_in_pieces(self._value, writer.write, writer.transport)
 
 
-def pieces(content: bytes) -> Iterator[memoryview]:
+async def write_in_pieces(
+    content: bytes, write: Callable[[memoryview], Awaitable[None]], transport: asyncio.BaseTransport | None
+) -> None:
+    """Writes to the client of a connection, which counts as owing it all of `content` until the end."""
     view = memoryview(content)
-    for start in range(0, len(content), WRITTEN_BYTES):
-        yield view[start : start + WRITTEN_BYTES]
+    with held(transport, len(content)):
+        for start in range(0, len(content), WRITTEN_BYTES):
+            await write(view[start : start + WRITTEN_BYTES])
 
 
 def event(name: str, data: Any) -> bytes:

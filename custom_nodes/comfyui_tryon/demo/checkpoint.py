@@ -77,7 +77,7 @@ def write(folder: Path) -> Path:
     parser `segformer_b2_clothes`, all float32; a licence note; and `demo.json`: {"version": a hash of their sources}.
     The base UNet holds untrained attention, as the published one does: without the attention file nothing dresses.
     """
-    marker = json.dumps({"version": _version()})
+    marker = json.dumps({"version": version()})
     path = folder / MARKER
     if path.is_file() and path.read_text() == marker:
         return folder
@@ -140,7 +140,8 @@ def _random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
 
 
-def _version() -> str:
+def version() -> str:
+    """Returns a hash of all that `write` makes its files of."""
     digest = hashlib.sha256(json.dumps([LAYOUT, UNET_CONFIG, VAE_CONFIG, SCHEDULER_CONFIG]).encode())
     for path in sorted(WEIGHTS.glob("*")):
         digest.update(path.read_bytes())

@@ -45,18 +45,18 @@ BEGINNINGS: list[tuple[bytes, str, str]] = [
     (b"\x89HDF", "an HDF5 file", AS_JPEG),
     (b"bplist00", "an Apple property list", BYTES),
 ]
-TEXT_BEGINNINGS: list[tuple[bytes, str, str]] = [
-    (b"http://", "a URL", "Send the image's bytes, or the URL as text where the operator allows its host."),
-    (b"https://", "a URL", "Send the image's bytes, or the URL as text where the operator allows its host."),
-    (b"blob:", "a URL of a web page", "Read the blob's bytes, and send those."),
-    (b"data:", "a data URI inside the image's bytes", "Decode it once, or send it as text in JSON."),
-    (b"file:", "a path", BYTES),
-    (b"{", "JSON", BYTES),
-    (b"[", "JSON", BYTES),
-]
-FORMS_OF_TEXT: list[tuple[re.Pattern[bytes], str, str]] = [
+# What texts look like, in small letters.
+TEXTS: list[tuple[re.Pattern[bytes], str, str]] = [
+    (
+        re.compile(rb"https?://"),
+        "a URL",
+        "Send the image's bytes, or the URL as text where the operator allows its host.",
+    ),
+    (re.compile(rb"blob:"), "a URL of a web page", "Read the blob's bytes, and send those."),
+    (re.compile(rb"data:"), "a data URI inside the image's bytes", "Decode it once, or send it as text in JSON."),
+    (re.compile(rb"file:|[a-z]:[\\/]|\\\\"), "a path", BYTES),
+    (re.compile(rb"[{\[]"), "JSON", BYTES),
     (re.compile(rb"([a-z][a-z0-9+.-]*:)?//[\w.-]+/"), "a URL of a kind that is not fetched", BYTES),
-    (re.compile(rb"[a-z]:[\\/]|\\\\"), "a path", BYTES),
     (re.compile(rb"[^\r\n<>\"]+\.(jpe?g|png|webp|avif|hei[cf]|gif|bmp|tiff?)\s*$"), "a file's name", BYTES),
 ]
 BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\r\n]{24,}={0,2}\s*")
@@ -108,10 +108,7 @@ def _text(data: bytes) -> str:
         start = start[2:].replace(b"\0", b"")
     start = start.lstrip()
     low = start.lower()
-    for beginning, what, advice in TEXT_BEGINNINGS:
-        if low.startswith(beginning):
-            return f"is {what}, not an image. {advice}"
-    for form, what, advice in FORMS_OF_TEXT:
+    for form, what, advice in TEXTS:
         if form.match(low):
             return f"is {what}, not an image. {advice}"
     if b"<svg" in low and low.startswith(b"<"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from .exclusive import alone
 from .files import ATTENTION_FOLDERS, LICENCES, MODELS, SEGFORMER, Needed, folder_of, to_download
-from .lock import DownloadError, file_entry, read_lock, write_lock
+from .lock import DownloadError, file_entry, read_lock, reason, write_lock
 
 
 def download(folder: Path, wanted: Mapping[str, Needed], revisions: Mapping[str, str]) -> None:
@@ -94,7 +94,7 @@ class _Fetch:
             message = self._hub_message(error, revision)
             raise DownloadError(
                 message
-                or f"{constants.ENDPOINT} cannot be reached ({_reason(error)}). Check this machine's network, or copy "
+                or f"{constants.ENDPOINT} cannot be reached ({reason(error)}). Check this machine's network, or copy "
                 f"the folder {self._folder} from a machine that has it."
             ) from error
 
@@ -121,8 +121,7 @@ class _Fetch:
 
     def _fetch(self, name: str, commit: str, size: int, content: str) -> Path:
         """Downloads one file beside its place, resuming what an earlier try left of the same content."""
-        path = self._target / name
-        part = path.with_name(f"{path.name}.{content[:16]}.part")
+        part = self._target / f"{name}.{content[:16]}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
         while True:
             before = part.stat().st_size if part.is_file() else 0
@@ -136,7 +135,7 @@ class _Fetch:
                     raise DownloadError(message) from error
                 if part.stat().st_size == before:
                     raise DownloadError(
-                        f"{self._repository}: the connection broke off during {name} ({_reason(error)}). Run the same "
+                        f"{self._repository}: the connection broke off during {name} ({reason(error)}). Run the same "
                         "command again: it resumes where it stopped."
                     ) from error
         return part
@@ -195,11 +194,7 @@ _DISK_MESSAGES = {
 
 def _disk_message(error: OSError, folder: Path) -> str:
     known = _DISK_MESSAGES.get(error.errno or 0)
-    return known.format(folder) if known else f"{folder} cannot be used ({_reason(error)})."
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return known.format(folder) if known else f"{folder} cannot be used ({reason(error)})."
 
 
 def _say(line: str) -> None:

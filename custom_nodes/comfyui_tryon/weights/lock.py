@@ -17,6 +17,11 @@ class DownloadError(Exception):
     """A file cannot be fetched, or the lock file not read; the message says in one line why and what to do."""
 
 
+def reason(error: Exception) -> str:
+    """Returns the first line of what an error says, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
     """Reads what was fetched into `folder`: {repository: {"revision", "commit", "files": {name: {"size", "sha256"}}}}.
 

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf
 
 from .. import metrics
 
 LONGEST_S = 1800  # from a slow volume on a busy machine
 
-_began, _ended = inf, -inf  # monotonic time; one executor reads one model at a time
+# Monotonic time. One executor reads one model at a time.
+_began: float | None = None
+_ended = 0.0
 
 
 @contextmanager
@@ -21,9 +22,11 @@ def reading(model: str) -> Iterator[None]:
         with metrics.model_load.labels(model).time():
             yield
     finally:
-        _began, _ended = inf, time.monotonic()
+        _ended = time.monotonic()  # first: the event loop may look in between
+        _began = None
 
 
 def last_sign() -> float:
     """Returns the monotonic time up to which the executor need not have reported progress: now, while it reads."""
-    return max(_ended, min(time.monotonic(), _began + LONGEST_S) if _began < inf else -inf)
+    began = _began
+    return _ended if began is None else min(time.monotonic(), began + LONGEST_S)
